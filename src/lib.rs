@@ -1,0 +1,5 @@
+//! A container entrypoint that locks the network to an allowlist before the command starts.
+
+pub mod allowlist;
+pub mod policy;
+pub mod service;
