@@ -1,5 +1,9 @@
 //! A container entrypoint that locks the network to an allowlist before the command starts.
 
+pub mod accounts;
 pub mod allowlist;
+pub mod command;
 pub mod policy;
 pub mod service;
+pub mod socket_filter;
+pub mod sys;
