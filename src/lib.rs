@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod allowlist;
 pub mod command;
 pub mod policy;
+pub mod privileges;
 pub mod service;
 pub mod socket_filter;
 pub mod sys;

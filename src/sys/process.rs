@@ -28,7 +28,7 @@ pub fn set_uid(uid: u32) -> io::Result<()> {
 /// Whether the bounding set of the calling thread has the capability with this number, or `None`
 /// where the kernel knows no such capability: `PR_CAPBSET_READ`.
 ///
-/// By number, so that a capability younger than this program is found too.
+/// By number, so that a capability newer than this program is found too.
 #[must_use]
 pub fn bounding_has(capability: u8) -> Option<bool> {
     // SAFETY: the call takes integers.
