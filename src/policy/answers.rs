@@ -55,11 +55,11 @@ const METADATA_V4: [Ipv4Addr; 3] = [
     Ipv4Addr::new(192, 0, 0, 192),     // Oracle Cloud, first generation
 ];
 const METADATA_V6: [Ipv6Net; 5] = [
-    v6([0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0], 32), // AWS: metadata, DNS, NTP, pod identity
-    v6([0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254], 128), // Google Cloud
-    v6([0xfd00, 0x00c1, 0, 0, 0, 0, 0xa9fe, 0xa9fe], 128), // Oracle Cloud
-    v6([0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042], 128), // Scaleway
-    v6([0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1], 128), // Akamai (Linode)
+    v6(0xfd00_0ec2 << 96, 32), // AWS: metadata, DNS, NTP, pod identity
+    v6(0xfd20_00ce << 96 | 0x0254, 128), // Google Cloud
+    v6(0xfd00_00c1 << 96 | 0xa9fe_a9fe, 128), // Oracle Cloud
+    v6(0xfd00_0042 << 96 | 0x0042, 128), // Scaleway
+    v6(0xfd00_a9fe_a9fe << 80 | 1, 128), // Akamai (Linode)
 ];
 
 /// What is routed nowhere but inside networks (IANA special-purpose address registries). The
@@ -68,13 +68,13 @@ const PRIVATE: [IpNet; 10] = [
     v4([10, 0, 0, 0], 8),
     v4([172, 16, 0, 0], 12),
     v4([192, 168, 0, 0], 16),
-    v4([100, 64, 0, 0], 10),                             // RFC 6598, CGNAT
-    v4([192, 0, 0, 0], 24),                              // RFC 6890
-    v4([198, 18, 0, 0], 15),                             // RFC 2544, benchmarks
-    v4([240, 0, 0, 0], 4),                               // RFC 1112, reserved
-    IpNet::V6(v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7)),     // RFC 4193, ULA
-    IpNet::V6(v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10)),    // RFC 3879, site-local
-    IpNet::V6(v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48)), // RFC 8215, local NAT64
+    v4([100, 64, 0, 0], 10),                   // RFC 6598, CGNAT
+    v4([192, 0, 0, 0], 24),                    // RFC 6890
+    v4([198, 18, 0, 0], 15),                   // RFC 2544, benchmarks
+    v4([240, 0, 0, 0], 4),                     // RFC 1112, reserved
+    IpNet::V6(v6(0xfc00 << 112, 7)),           // RFC 4193, ULA
+    IpNet::V6(v6(0xfec0 << 112, 10)),          // RFC 3879, site-local
+    IpNet::V6(v6(0x0064_ff9b_0001 << 80, 48)), // RFC 8215, local NAT64
 ];
 
 /// Whether an answer may bring this address in.
@@ -151,8 +151,8 @@ const fn v4([a, b, c, d]: [u8; 4], length: u8) -> IpNet {
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length))
 }
 
-const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], length: u8) -> Ipv6Net {
-    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), length)
+const fn v6(bits: u128, length: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::from_bits(bits), length)
 }
 
 #[cfg(test)]
