@@ -226,8 +226,7 @@ fn find_shipped(asked: Piece<'_>) -> Result<(&'static str, &'static str), Flaw> 
         return Err(Problem::ListPorts(format!("@{name}")).at(asked.at + end));
     }
     let name = asked.quoted().replacen('`', "`@", 1);
-    let known = shipped::known();
-    Err(asked.flaw(Problem::UnknownList { name, known }))
+    Err(asked.flaw(Problem::UnknownList(name)))
 }
 
 impl Allowlist {

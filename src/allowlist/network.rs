@@ -120,10 +120,13 @@ mod tests {
             match parse(Piece::new(&text)) {
                 Ok(ours) => prop_assert_eq!(Some(ours), theirs),
                 Err(flaw) => {
-                    let meant = theirs.is_some_and(|net| net == net.trunc())
+                    let strict = theirs.is_some_and(|net| net == net.trunc())
                         && !matches!(flaw.problem, Problem::Mapped(_) | Problem::MappedNetwork)
-                        && !text.split('/').nth(1).is_some_and(|length| length.len() > 1 && length.starts_with('0'));
-                    prop_assert!(!meant, "{} is refused: {}", text, flaw.problem);
+                        // `ipnet` reads a number with leading zeros, as decimal.
+                        && !text.split(['.', '/']).any(|part| {
+                            part.len() > 1 && part.starts_with('0') && !part.contains(':')
+                        });
+                    prop_assert!(!strict, "{} is refused: {}", text, flaw.problem);
                 }
             }
         }

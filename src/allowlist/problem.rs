@@ -1,6 +1,7 @@
 //! What can be wrong with a list, in words: every text that names a flaw and what is accepted
 //! instead. Invariant I8 of the contract.
 
+use super::shipped;
 use ipnet::IpNet;
 use std::{
     fmt,
@@ -200,14 +201,9 @@ pub enum Problem {
     #[error("a protocol follows ports; write `:443{0}` or `:*{0}`")]
     PortsMissing(String),
 
-    /// `@nothing`.
-    #[error("no list {name} ships with this version; there are {known}")]
-    UnknownList {
-        /// What was asked for, with its `@`.
-        name: String,
-        /// Those that there are.
-        known: String,
-    },
+    /// `@nothing`. Holds what was asked for, with its `@`.
+    #[error("no list {0} ships with this version; there are {known}", known = shipped::known())]
+    UnknownList(String),
     /// `@github:22`.
     #[error(
         "a shipped list has its own ports; write `{0}` alone, and another port with its name: `github.com:22`"

@@ -341,6 +341,16 @@ fn a_flood_of_mistakes_is_counted_not_kept() {
     let printed = error.to_string();
     assert_eq!(printed.lines().count(), KEPT + 1);
     assert!(printed.ends_with("\n980 more like these"), "{printed}");
+    let mut state = 1_u32;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    });
+    let started = std::time::Instant::now();
+    let error = parse(&[file(noise.take(10_000_000).collect::<Vec<u8>>())], PINNED).unwrap_err();
+    assert_eq!(error.mistakes.len(), KEPT);
+    // Within a second in a release build; this is for a debug build on a busy machine.
+    assert!(started.elapsed().as_secs() < 10);
     // What is quoted is short.
     let long = mistake(&format!("a.com:{}", "x".repeat(100_000)));
     assert!(long.len() < 300, "{long}");
