@@ -2,4 +2,5 @@
 
 pub mod allowlist;
 pub mod policy;
+pub mod resolve;
 pub mod service;
