@@ -25,7 +25,6 @@ use hickory_resolver::proto::{
     op::Query,
     rr::{Name as DnsName, RecordType},
 };
-use nix::errno::Errno;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
@@ -46,9 +45,6 @@ pub enum Unresolved {
     /// There is nobody to ask.
     #[error("no nameserver is configured")]
     NoNameserver,
-    /// No socket could be opened.
-    #[error("cannot open a UDP socket: {}", .0.desc())]
-    Socket(Errno),
     /// Labels or a length that DNS does not carry.
     #[error("not a name that DNS can carry")]
     NotAName,
@@ -97,7 +93,6 @@ impl Unresolved {
     pub fn remedy(&self) -> Option<Cow<'static, str>> {
         Some(match self {
             Self::NoNameserver => "name one with --dns-upstream IP".into(),
-            Self::Socket(_) => return None,
             Self::NotAName
             | Self::NxDomain(_)
             | Self::NoAddress(_)
@@ -123,20 +118,11 @@ pub async fn resolve(
     upstreams: &Upstreams,
     deadline: Duration,
 ) -> Vec<(Name, Answer)> {
-    let nothing = |reason: &Unresolved| {
-        let answers = names.iter().map(|name| (name.clone(), Err(reason.clone())));
-        answers.collect()
-    };
     if upstreams.servers.is_empty() {
-        return nothing(&Unresolved::NoNameserver);
+        let nobody = |name: &Name| (name.clone(), Err(Unresolved::NoNameserver));
+        return names.iter().map(nobody).collect();
     }
-    let servers = match Servers::open(&upstreams.servers, names.len() * 2) {
-        Ok(servers) => servers,
-        Err(e) => {
-            let errno = Errno::from_raw(e.raw_os_error().unwrap_or_default());
-            return nothing(&Unresolved::Socket(errno));
-        }
-    };
+    let servers = Servers::open(&upstreams.servers, names.len() * 2);
     let resolver = Resolver {
         servers: &servers,
         search: &upstreams.search,
@@ -146,7 +132,14 @@ pub async fn resolve(
     let mut lookups: FuturesUnordered<_> = names
         .iter()
         .enumerate()
-        .map(async |(index, name)| (index, resolver.lookup(name).await))
+        .map(async |(index, name)| {
+            let mut answer = resolver.lookup(name).await;
+            if let Ok(addresses) = &mut answer {
+                addresses.sort_unstable();
+                addresses.dedup();
+            }
+            (index, answer)
+        })
         .collect();
     let mut answers = Vec::with_capacity(names.len());
     let all = async {
@@ -245,8 +238,6 @@ impl Resolver<'_> {
         match (first, second) {
             (Ok(mut addresses), Ok(more)) => {
                 addresses.extend(more);
-                addresses.sort_unstable();
-                addresses.dedup();
                 Ok(addresses)
             }
             (Ok(addresses), Err(other)) | (Err(other), Ok(addresses)) => {

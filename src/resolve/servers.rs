@@ -7,7 +7,7 @@
 
 use std::{
     convert::Infallible,
-    fmt, future, io,
+    fmt, future, io, iter,
     net::SocketAddr,
     pin::pin,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -102,7 +102,7 @@ impl fmt::Display for ServerFailure {
             ),
             Failure::Tcp(kind) => write!(
                 f,
-                "{kind} from {socket} over TCP, which the length of the answer demands"
+                "{kind}: {socket} over TCP, which the length of the answer demands"
             ),
             Failure::Refused => write!(f, "refused by {server}"),
             Failure::ServFail => write!(f, "SERVFAIL from {server}"),
@@ -111,7 +111,8 @@ impl fmt::Display for ServerFailure {
             Failure::Network(Errno::ECONNREFUSED) => {
                 write!(f, "connection refused by {socket}: no DNS server listens")
             }
-            Failure::Network(Errno::ENETUNREACH | Errno::EHOSTUNREACH) => {
+            // Without any address of IPv6, the kernel finds no source before it finds no route.
+            Failure::Network(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EADDRNOTAVAIL) => {
                 write!(f, "network unreachable (no route to {server})")
             }
             Failure::Network(Errno::EPERM | Errno::EACCES) => {
@@ -141,7 +142,7 @@ pub(super) struct Servers {
 
 struct Server {
     address: SocketAddr,
-    lanes: Vec<Lane>,
+    lanes: Result<Vec<Lane>, Broken>,
     /// It has left a query without an answer and has answered none since: the others go first.
     silent: AtomicBool,
 }
@@ -153,28 +154,28 @@ pub(super) struct Response {
 }
 
 impl Servers {
-    /// Opens the sockets that so many `queries` need.
-    pub(super) fn open(addresses: &[SocketAddr], queries: usize) -> io::Result<Self> {
+    /// Opens the sockets that so many `queries` need. A server whose sockets cannot be opened (no
+    /// IPv6 in the kernel) fails later, alone.
+    pub(super) fn open(addresses: &[SocketAddr], queries: usize) -> Self {
         let lanes = queries.clamp(1, IN_FLIGHT).div_ceil(PER_LANE);
-        let servers = addresses.iter().map(|&address| {
-            let lanes = (0..lanes).map(|_| Lane::new(address));
-            Ok(Server {
-                address,
-                lanes: lanes.collect::<io::Result<_>>()?,
-                silent: AtomicBool::new(false),
-            })
+        let servers = addresses.iter().map(|&address| Server {
+            address,
+            lanes: iter::repeat_with(|| Ok(Lane::new(address)?))
+                .take(lanes)
+                .collect(),
+            silent: AtomicBool::new(false),
         });
-        Ok(Self {
-            all: servers.collect::<io::Result<_>>()?,
+        Self {
+            all: servers.collect(),
             queries: AtomicUsize::new(0),
             in_flight: Semaphore::new(IN_FLIGHT),
             connections: Semaphore::new(TCP_CONNECTIONS),
-        })
+        }
     }
 
     /// Hands responses to those who wait in [`Self::ask`]; never returns.
     pub(super) async fn receive(&self) -> Infallible {
-        let lanes = self.all.iter().flat_map(|server| &server.lanes);
+        let lanes = self.all.iter().flat_map(|server| &server.lanes).flatten();
         let mut receiving: FuturesUnordered<_> = lanes.map(Lane::receive).collect();
         match receiving.next().await {
             Some(never) => never,
@@ -285,7 +286,8 @@ impl Servers {
         question: &Query,
         until: Instant,
     ) -> Result<Message, Failure> {
-        let lane = &server.lanes[lane % server.lanes.len()];
+        let lanes = server.lanes.as_ref().map_err(|broken| *broken)?;
+        let lane = &lanes[lane % lanes.len()];
         let mut edns = true;
         loop {
             let message = talk_udp(lane, question, edns).await?;
@@ -345,5 +347,53 @@ fn usable(message: Message) -> Result<Message, Failure> {
         ResponseCode::ServFail => Err(Failure::ServFail),
         ResponseCode::Refused => Err(Failure::Refused),
         code => Err(Failure::Code(code.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn failures_in_words() {
+        let words = |failure| {
+            let server = "10.0.0.2:53".parse().unwrap();
+            ServerFailure { server, failure }.to_string()
+        };
+        for (failure, expected) in [
+            (Failure::Silent, "no answer from 10.0.0.2:53"),
+            (Failure::Refused, "refused by 10.0.0.2"),
+            (Failure::ServFail, "SERVFAIL from 10.0.0.2"),
+            (Failure::Code(9), "response code 9 from 10.0.0.2"),
+            (Failure::Malformed, "malformed answer from 10.0.0.2"),
+            (
+                Failure::Network(Errno::ENETUNREACH),
+                "network unreachable (no route to 10.0.0.2)",
+            ),
+            (
+                Failure::Network(Errno::ECONNREFUSED),
+                "connection refused by 10.0.0.2:53: no DNS server listens",
+            ),
+            (
+                Failure::Network(Errno::EPERM),
+                "a firewall forbids to send to 10.0.0.2:53",
+            ),
+            (
+                Failure::Network(Errno::EAFNOSUPPORT),
+                "Address family not supported by protocol (10.0.0.2:53)",
+            ),
+            (
+                Failure::Tcp(io::ErrorKind::ConnectionRefused),
+                "connection refused: 10.0.0.2:53 over TCP, which the length of the answer demands",
+            ),
+            (
+                Failure::SilentOverTcp,
+                "no answer from 10.0.0.2:53 over TCP, which the length of the answer demands",
+            ),
+        ] {
+            assert_eq!(words(failure), expected);
+        }
     }
 }

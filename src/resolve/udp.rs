@@ -1,10 +1,10 @@
 //! Queries and responses over UDP: many in flight on few sockets.
 //!
-//! A socket of its own for each query costs more system calls than the query itself. Here each
-//! nameserver has a few connected sockets (`Lane`), from ports that the kernel chooses; queries
-//! are told apart by a random id, and a response counts only where id and question are those of a
-//! query that waits (RFC 5452 section 9). Being connected, a socket gets nothing from any other
-//! address, and ICMP errors: a port where nothing listens is known at once.
+//! A socket of its own for each query would cost more than the query itself, and a descriptor.
+//! Here each nameserver has a few connected sockets (`Lane`), on ports that the kernel chooses;
+//! queries are told apart by a random id, and a response counts only where id and question are
+//! those of a query that waits (RFC 5452 section 9). Being connected, a socket gets nothing from
+//! any other address, and it gets ICMP errors: a port where nothing listens is known at once.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
