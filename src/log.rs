@@ -20,11 +20,17 @@ pub enum Format {
     Json,
 }
 
-/// Starts logging. `filter` is the value of `--log-level` or of the variables: a level for this
-/// crate, or directives as `RUST_LOG` has them.
+/// What is let through where nothing says otherwise.
+#[must_use]
+pub fn default_filter() -> Targets {
+    Targets::new().with_target("egress_init", Level::INFO)
+}
+
+/// The value of `--log-level` or of a variable: a level for this crate, or directives as
+/// `RUST_LOG` has them.
 ///
 /// # Errors
-/// What is wrong with `filter`, for the message that names where it came from.
+/// What is wrong with it, for the message that names where it came from.
 pub fn parse_filter(filter: &str) -> Result<Targets, String> {
     const LEVELS: &str = "one of error, warn, info, debug, trace";
     let targets: Targets = filter.parse().map_err(|_| format!("is not {LEVELS}"))?;

@@ -24,7 +24,7 @@ use merge::elements_of;
 use refused::Refused;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 /// One element of a set: every address of a network, one protocol, one range of ports.
@@ -47,6 +47,17 @@ pub struct Policy {
     pub deny: Vec<Element>,
     /// Sources and the local service that they may connect to.
     pub inbound: Vec<Element>,
+}
+
+/// Nameservers that may be reached: while names are resolved, and in mode `system` afterwards.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nameservers {
+    /// Servers outside the namespace, each with its port, by UDP and TCP.
+    pub servers: BTreeSet<SocketAddr>,
+    /// Whether a server on loopback forwards from inside this namespace to servers that are not
+    /// known: Docker's embedded DNS, which sends as uid 0. Then port 53 of any server is open to
+    /// uid 0.
+    pub unknown: bool,
 }
 
 /// What names resolved to, in the order of the answer. A name that did not resolve is absent.

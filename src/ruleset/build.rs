@@ -10,12 +10,12 @@ use super::{
     term::{Direction, End, Reject, Term},
 };
 use crate::{
-    policy::{Element, Policy},
+    policy::{Element, Nameservers, Policy},
     service::{PortRange, Protocol, Service},
 };
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// TCP to this address (TEST-NET-1, RFC 5737) and [`CANARY_PORT`] is the canary: only these
 /// rules answer it with protocol unreachable.
@@ -48,16 +48,6 @@ const MLD_OUT: &str = "mld_out";
 const ERRORS4: &str = "icmp_errors4";
 const ERRORS6: &str = "icmp_errors6";
 const REFUSE: &str = "refuse";
-
-/// Nameservers that may be reached.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Nameservers {
-    /// Servers outside the namespace, each with its port.
-    pub servers: Vec<SocketAddr>,
-    /// Whether a server on loopback forwards from inside this namespace to servers that are not
-    /// known: Docker's embedded DNS, which sends as uid 0. Then port 53 is open to uid 0.
-    pub unknown: bool,
-}
 
 /// The lock: nothing in, nothing out but loopback, IPv6 neighbour discovery and, where `dns` is
 /// given, DNS for the listed uids.

@@ -12,7 +12,7 @@ pub mod bytecode;
 pub mod set;
 pub mod term;
 
-pub use build::{Nameservers, enforced, locked};
+pub use build::{enforced, locked};
 pub use set::{Elements, Key, Set};
 pub use term::Term;
 

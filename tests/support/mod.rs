@@ -1,0 +1,3 @@
+//! What the integration tests, the demo and the benchmarks share.
+
+pub mod dns;
