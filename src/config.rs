@@ -9,8 +9,8 @@ use crate::{
     cli::{LogArgs, RunArgs, StartArgs},
     log,
     policy::{self, Element},
-    privileges::{KeptCapability, Privileges},
-    resolve::parse_upstream,
+    privileges::KeptCapability,
+    resolve::nameservers::parse_upstream,
     socket_filter::Family,
 };
 use std::{
@@ -169,13 +169,23 @@ pub struct InvalidSettings(pub Vec<Setting>);
 /// The path of the sentinel: known before anything can be wrong with the rest.
 #[must_use]
 pub fn sentinel(args: &RunArgs, environment: Environment) -> PathBuf {
-    let path = args.sentinel.clone().or_else(|| environment("EGRESS_INIT_SENTINEL").map(PathBuf::from));
+    let path = args
+        .sentinel
+        .clone()
+        .or_else(|| environment("EGRESS_INIT_SENTINEL").map(PathBuf::from));
     path.unwrap_or_else(|| DEFAULT_SENTINEL.into())
 }
 
 /// The configuration of the entrypoint, `apply` (with `default_dns` system) and `plan`.
-pub fn start(args: &StartArgs, environment: Environment, default_dns: Dns) -> Result<StartConfig, InvalidSettings> {
-    let mut reader = Reader { environment, wrong: Vec::new() };
+pub fn start(
+    args: &StartArgs,
+    environment: Environment,
+    default_dns: Dns,
+) -> Result<StartConfig, InvalidSettings> {
+    let mut reader = Reader {
+        environment,
+        wrong: Vec::new(),
+    };
     let dns = reader.one(args.dns.as_deref(), "--dns", Some("EGRESS_INIT_DNS"), parse);
     let timeout = reader.one(
         args.resolve_timeout.as_deref(),
@@ -193,13 +203,18 @@ pub fn start(args: &StartArgs, environment: Environment, default_dns: Dns) -> Re
         Some("EGRESS_INIT_ON_UNRESOLVED"),
         parse,
     );
-    let upstreams =
-        reader.many(&args.dns_upstream, "--dns-upstream", Some("EGRESS_INIT_DNS_UPSTREAM"), |text| {
-            parse_upstream(text).map_err(|error| error.to_string())
-        });
-    let inbound = reader.many(&args.inbound, "--inbound", Some("EGRESS_INIT_INBOUND"), |text| {
-        policy::parse_inbound(text).map_err(|error| error.to_string())
-    });
+    let upstreams = reader.many(
+        &args.dns_upstream,
+        "--dns-upstream",
+        Some("EGRESS_INIT_DNS_UPSTREAM"),
+        |text| parse_upstream(text).map_err(|error| error.to_string()),
+    );
+    let inbound = reader.many(
+        &args.inbound,
+        "--inbound",
+        Some("EGRESS_INIT_INBOUND"),
+        |text| policy::parse_inbound(text).map_err(|error| error.to_string()),
+    );
     let lists = reader.lists(args);
     let run = reader.run(&args.run);
     reader.finish(StartConfig {
@@ -215,14 +230,20 @@ pub fn start(args: &StartArgs, environment: Environment, default_dns: Dns) -> Re
 
 /// The configuration of `check`.
 pub fn run(args: &RunArgs, environment: Environment) -> Result<RunConfig, InvalidSettings> {
-    let mut reader = Reader { environment, wrong: Vec::new() };
+    let mut reader = Reader {
+        environment,
+        wrong: Vec::new(),
+    };
     let run = reader.run(args);
     reader.finish(run)
 }
 
 /// How to log: read first, so that everything else that is wrong can be logged.
 pub fn logging(args: &LogArgs, environment: Environment) -> Result<LogConfig, InvalidSettings> {
-    let mut reader = Reader { environment, wrong: Vec::new() };
+    let mut reader = Reader {
+        environment,
+        wrong: Vec::new(),
+    };
     let format = reader.one(
         args.log_format.as_deref(),
         "--log-format",
@@ -235,10 +256,18 @@ pub fn logging(args: &LogArgs, environment: Environment) -> Result<LogConfig, In
     );
     let level = args.log_level.as_deref();
     let filter = reader
-        .one(level, "--log-level", Some("EGRESS_INIT_LOG"), log::parse_filter)
+        .one(
+            level,
+            "--log-level",
+            Some("EGRESS_INIT_LOG"),
+            log::parse_filter,
+        )
         .or_else(|| reader.one(None, "--log-level", Some("RUST_LOG"), log::parse_filter));
     let filter = filter.unwrap_or_else(log::default_filter);
-    reader.finish(LogConfig { format: format.unwrap_or_default(), filter })
+    reader.finish(LogConfig {
+        format: format.unwrap_or_default(),
+        filter,
+    })
 }
 
 /// Variables of this program's prefix that it does not know: a slip of the pen, mostly. Not an
@@ -286,7 +315,14 @@ impl Reader<'_> {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
         let values: Vec<String> = option.map(str::to_owned).into_iter().collect();
-        self.parsed(&values, name, variable, |text| vec![text.trim().to_owned()], parse).pop()
+        self.parsed(
+            &values,
+            name,
+            variable,
+            |text| vec![text.trim().to_owned()],
+            parse,
+        )
+        .pop()
     }
 
     /// A repeatable option, else its variable with the values separated as entries are.
@@ -298,7 +334,10 @@ impl Reader<'_> {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Vec<T> {
         let split = |text: &str| {
-            text.split([' ', '\t', '\n', '\r', ',']).filter(|value| !value.is_empty()).map(str::to_owned).collect()
+            text.split([' ', '\t', '\n', '\r', ','])
+                .filter(|value| !value.is_empty())
+                .map(str::to_owned)
+                .collect()
         };
         self.parsed(options, name, variable, split, parse)
     }
@@ -312,11 +351,15 @@ impl Reader<'_> {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Vec<T> {
         let (name, values) = if options.is_empty() {
-            let Some((name, value)) = variable.and_then(|name| Some((name, self.variable(name)?))) else {
+            let Some((name, value)) = variable.and_then(|name| Some((name, self.variable(name)?)))
+            else {
                 return Vec::new();
             };
             let Ok(value) = value.into_string() else {
-                self.wrong.push(Setting { name, problem: "is not UTF-8".into() });
+                self.wrong.push(Setting {
+                    name,
+                    problem: "is not UTF-8".into(),
+                });
                 return Vec::new();
             };
             (name, split(&value))
@@ -327,7 +370,10 @@ impl Reader<'_> {
         for value in values {
             match parse(&value) {
                 Ok(value) => parsed.push(value),
-                Err(problem) => self.wrong.push(Setting { name, problem: quoted(&value, &problem) }),
+                Err(problem) => self.wrong.push(Setting {
+                    name,
+                    problem: quoted(&value, &problem),
+                }),
             }
         }
         parsed
@@ -335,51 +381,84 @@ impl Reader<'_> {
 
     fn lists(&mut self, args: &StartArgs) -> Lists {
         let text = |label: &str, kind, text: &OsStr| {
-            List::Text(Source { label: label.to_owned(), text: text.as_bytes().to_vec(), kind })
+            List::Text(Source {
+                label: label.to_owned(),
+                text: text.as_bytes().to_vec(),
+                kind,
+            })
         };
         let mut lists: Vec<List> = args.allowlist.iter().cloned().map(List::File).collect();
-        lists.extend(args.allow.iter().map(|entry| text("--allow", SourceKind::Entry, entry)));
+        lists.extend(
+            args.allow
+                .iter()
+                .map(|entry| text("--allow", SourceKind::Entry, entry)),
+        );
         if lists.is_empty() {
             if let Some(paths) = self.variable("EGRESS_INIT_ALLOWLIST") {
                 lists.extend(self.paths(&paths));
             }
             for name in ["EGRESS_INIT_ALLOW", "OPENAI_ALLOWED_DOMAINS"] {
-                if let (true, Some(entries)) =
-                    (name == "EGRESS_INIT_ALLOW" || lists.is_empty(), self.variable(name))
-                {
+                if let (true, Some(entries)) = (
+                    name == "EGRESS_INIT_ALLOW" || lists.is_empty(),
+                    self.variable(name),
+                ) {
                     lists.push(text(name, SourceKind::Words, &entries));
                 }
             }
         }
-        if lists.is_empty() { Lists::Default } else { Lists::Given(lists) }
+        if lists.is_empty() {
+            Lists::Default
+        } else {
+            Lists::Given(lists)
+        }
     }
 
     fn paths(&mut self, value: &OsStr) -> Vec<List> {
         let paths: Vec<&[u8]> = value.as_bytes().split(|&octet| octet == b':').collect();
         if paths.iter().any(|path| path.is_empty()) {
-            let problem = quoted(&value.to_string_lossy(), "has an empty path; write files with `:` between them");
-            self.wrong.push(Setting { name: "EGRESS_INIT_ALLOWLIST", problem });
+            let problem = quoted(
+                &value.to_string_lossy(),
+                "has an empty path; write files with `:` between them",
+            );
+            self.wrong.push(Setting {
+                name: "EGRESS_INIT_ALLOWLIST",
+                problem,
+            });
         }
-        paths.into_iter().map(|path| List::File(OsString::from_vec(path.to_vec()).into())).collect()
+        paths
+            .into_iter()
+            .map(|path| List::File(OsString::from_vec(path.to_vec()).into()))
+            .collect()
     }
 
     fn run(&mut self, args: &RunArgs) -> RunConfig {
         RunConfig {
-            user: self.one(args.user.as_deref(), "--user", Some("EGRESS_INIT_USER"), |text| {
-                text.parse::<UserSpec>().map_err(|error| error.to_string())
-            }),
+            user: self.one(
+                args.user.as_deref(),
+                "--user",
+                Some("EGRESS_INIT_USER"),
+                |text| text.parse::<UserSpec>().map_err(|error| error.to_string()),
+            ),
             keep_caps: self.many(&args.keep_cap, "--keep-cap", None, |text| {
-                text.parse::<KeptCapability>().map_err(|error| error.to_string())
+                text.parse::<KeptCapability>()
+                    .map_err(|error| error.to_string())
             }),
             allow_new_privs: args.allow_new_privs,
-            socket_families: self.many(&args.allow_socket_family, "--allow-socket-family", None, |text| {
-                text.parse::<Family>().map_err(|error| error.to_string())
-            }),
+            socket_families: self.many(
+                &args.allow_socket_family,
+                "--allow-socket-family",
+                None,
+                |text| text.parse::<Family>().map_err(|error| error.to_string()),
+            ),
         }
     }
 
     fn finish<T>(self, value: T) -> Result<T, InvalidSettings> {
-        if self.wrong.is_empty() { Ok(value) } else { Err(InvalidSettings(self.wrong)) }
+        if self.wrong.is_empty() {
+            Ok(value)
+        } else {
+            Err(InvalidSettings(self.wrong))
+        }
     }
 }
 

@@ -1,10 +1,19 @@
 //! Everything that can end a start, with the exit code and the remedy of each.
 
 use crate::{
-    accounts::AccountError, allowlist::{InvalidAllowlist, Name}, command::CommandError,
-    config::InvalidSettings, launch::LaunchError, links::LinksError, nft::NftError,
-    privileges::PrivilegeError, resolve::{Unresolved, hosts::HostsError, nameservers::ResolvConfError},
-    sentinel::SentinelError, signals::Interruption, start_lock::StartLockError,
+    accounts::AccountError,
+    allowlist::{InvalidAllowlist, Name},
+    check::NotReady,
+    command::CommandError,
+    config::InvalidSettings,
+    launch::LaunchError,
+    links::LinksError,
+    nft::NftError,
+    privileges::PrivilegeError,
+    resolve::{Unresolved, hosts::HostsError, nameservers::ResolvConfError},
+    sentinel::{NamespaceError, PlaceError},
+    signals::Interruption,
+    start_lock::StartLockError,
 };
 use std::{borrow::Cow, fmt, io, path::PathBuf};
 use thiserror::Error;
@@ -37,7 +46,10 @@ impl UnresolvedNames {
         if !self.connected {
             return Some("the network namespace has no route to another host: connect the container to a network, or list addresses instead of names".to_owned());
         }
-        self.names.iter().find_map(|(_, reason)| reason.remedy()).map(Cow::into_owned)
+        self.names
+            .iter()
+            .find_map(|(_, reason)| reason.remedy())
+            .map(Cow::into_owned)
     }
 }
 
@@ -87,12 +99,20 @@ pub enum Error {
     Launch(#[from] LaunchError),
     /// The sentinel.
     #[error(transparent)]
-    Sentinel(#[from] SentinelError),
+    Sentinel(#[from] PlaceError),
+    /// The identity of the network namespace.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// The check did not pass.
+    #[error(transparent)]
+    NotReady(#[from] NotReady),
     /// Another start.
     #[error(transparent)]
     StartLock(#[from] StartLockError),
     /// DNS stays open to uid 0, and the command would be that.
-    #[error("the command would run as uid 0, to which --dns system leaves port 53 of any server open here")]
+    #[error(
+        "the command would run as uid 0, to which --dns system leaves port 53 of any server open here"
+    )]
     RootWithOpenDns,
     /// A signal.
     #[error("{} ended the start", .0.name())]
@@ -133,6 +153,8 @@ impl Error {
             Self::Privileges(error) => error.remedy(),
             Self::Launch(error) => error.remedy(),
             Self::Sentinel(error) => error.remedy(),
+            Self::Namespace(error) => error.remedy(),
+            Self::NotReady(error) => error.remedy(),
             Self::StartLock(error) => error.remedy(),
             Self::RootWithOpenDns => Some(
                 "run the command as another user with --user, name the servers with --dns-upstream, or choose --dns pinned".to_owned(),

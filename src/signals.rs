@@ -3,6 +3,7 @@
 //! They are blocked and read from a descriptor (signalfd(2)): as PID 1 the kernel would drop
 //! them unseen, and a handler could not tell how far the start is.
 
+use crate::sys::process;
 use nix::sys::{
     signal::{SigSet, Signal},
     signalfd::{SfdFlags, SignalFd},
@@ -51,7 +52,7 @@ impl Signals {
         set.thread_block()?;
         let descriptor =
             SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        Ok(Self(AsyncFd::new(descriptor)?))
+        Ok(Self(process::watch(descriptor)?))
     }
 
     /// One that has arrived already.

@@ -20,9 +20,13 @@ pub fn apply(
     began: Instant,
 ) -> Result<Outcome, Error> {
     let path = config::sentinel(&args.run, environment);
-    let enforced = block_on(start::enforce(args, environment, Dns::System, &path, |config| {
-        prepare(config, &path)
-    }))??;
+    let enforced = block_on(start::enforce(
+        args,
+        environment,
+        Dns::System,
+        &path,
+        |config| prepare(config, &path),
+    ))??;
     enforced.end.publish(&enforced.sentinel("apply")?)?;
     report_ready(&enforced.decision, enforced.config.dns, began);
     Ok(Outcome::Done)
@@ -31,11 +35,21 @@ pub fn apply(
 /// The commands that will use the rules are not known here; `--user` says whom to keep out of the
 /// sentinel's folder.
 fn prepare(config: &StartConfig, path: &Path) -> Result<Prepared<Place>, Error> {
-    let user = config.run.user.as_ref().map(UserSpec::look_up).transpose()?;
+    let user = config
+        .run
+        .user
+        .as_ref()
+        .map(UserSpec::look_up)
+        .transpose()?;
     let uid = user.as_ref().map(|user| user.uid);
     let identity = match user {
         Some(user) => user,
-        None => Identity::current().map_err(|error| Error::Process("read the process's ids", error))?,
+        None => {
+            Identity::current().map_err(|error| Error::Process("read the process's ids", error))?
+        }
     };
-    Ok(Prepared { end: Place::prepare(path, &identity)?, uid })
+    Ok(Prepared {
+        end: Place::prepare(path, &identity)?,
+        uid,
+    })
 }

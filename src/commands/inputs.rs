@@ -54,13 +54,21 @@ pub fn questions(list: &Allowlist, config: &StartConfig) -> Result<Questions, Er
     }
     let required = list.allowed().into_keys().cloned().collect();
     let resolv_conf = ResolvConf::read(Path::new(RESOLV_CONF))?;
-    Ok(Questions { names, required, upstreams: Upstreams::new(resolv_conf, &config.upstreams), known })
+    Ok(Questions {
+        names,
+        required,
+        upstreams: Upstreams::new(resolv_conf, &config.upstreams),
+        known,
+    })
 }
 
 fn given(list: &List) -> Result<Source, Error> {
     match list {
         List::Text(source) => Ok(source.clone()),
-        List::File(path) => read(path).map_err(|source| Error::List { path: path.clone(), source }),
+        List::File(path) => read(path).map_err(|source| Error::List {
+            path: path.clone(),
+            source,
+        }),
     }
 }
 
@@ -69,18 +77,27 @@ fn default_list() -> Result<Source, Error> {
     match read(path) {
         Ok(source) => Ok(source),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            info!("no list was named and {DEFAULT_ALLOWLIST} does not exist: allowing {FALLBACK_ENTRY} alone");
+            info!(
+                "no list was named and {DEFAULT_ALLOWLIST} does not exist: allowing {FALLBACK_ENTRY} alone"
+            );
             Ok(Source {
                 label: "the default list".to_owned(),
                 text: FALLBACK_ENTRY.into(),
                 kind: SourceKind::Entry,
             })
         }
-        Err(source) => Err(Error::List { path: path.to_owned(), source }),
+        Err(source) => Err(Error::List {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
 fn read(path: &Path) -> io::Result<Source> {
     let text = file::read(path, LIST_LIMIT)?;
-    Ok(Source { label: path.display().to_string(), text, kind: SourceKind::Lines })
+    Ok(Source {
+        label: path.display().to_string(),
+        text,
+        kind: SourceKind::Lines,
+    })
 }

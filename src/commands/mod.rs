@@ -92,7 +92,9 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Error> {
 /// What the command is to be left with.
 fn privileges(config: &RunConfig) -> Result<Privileges, Error> {
     let identity = config.user.as_ref().map(UserSpec::look_up).transpose()?;
-    let families = Family::DEFAULT.into_iter().chain(config.socket_families.iter().copied());
+    let families = Family::DEFAULT
+        .into_iter()
+        .chain(config.socket_families.iter().copied());
     Ok(Privileges {
         identity,
         keep_caps: config.keep_caps.clone(),
@@ -103,7 +105,7 @@ fn privileges(config: &RunConfig) -> Result<Privileges, Error> {
 
 /// The one line of a good start.
 fn report_ready(decision: &Decision, dns: config::Dns, began: Instant) {
-    let counts = decision.counts();
+    let counts = decision.counts;
     info!(
         "firewall ready: {} {}, {} IPv4 + {} IPv6 addresses, dns {dns}, {:.1} ms",
         counts.names,

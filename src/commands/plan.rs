@@ -5,8 +5,7 @@ use crate::{
     cli::StartArgs,
     config::{self, Dns, Environment},
     error::Error,
-    policy,
-    ruleset,
+    policy, ruleset,
 };
 use serde::Serialize;
 use std::{collections::BTreeMap, net::IpAddr};
@@ -38,17 +37,23 @@ pub async fn plan(
     let dns = (config.dns == Dns::System).then_some(&nameservers);
     let ruleset = ruleset::enforced(&decision.policy, dns);
     let text = if json {
-        let text = |elements: &[policy::Element]| elements.iter().map(ToString::to_string).collect();
+        let text =
+            |elements: &[policy::Element]| elements.iter().map(ToString::to_string).collect();
         let plan = Plan {
             dns: config.dns.to_string(),
-            names: decision.hosts.iter().map(|(name, addresses)| (name.as_str(), addresses.as_slice())).collect(),
+            names: decision
+                .hosts
+                .iter()
+                .map(|(name, addresses)| (name.as_str(), addresses.as_slice()))
+                .collect(),
             allow: text(&decision.policy.allow),
             deny: text(&decision.policy.deny),
             inbound: text(&decision.policy.inbound),
             ruleset_sha256: ruleset.digest(),
             ruleset: ruleset.to_string(),
         };
-        let text = serde_json::to_string_pretty(&plan).map_err(|error| Error::Process("write the plan", error.into()))?;
+        let text = serde_json::to_string_pretty(&plan)
+            .map_err(|error| Error::Process("write the plan", error.into()))?;
         text + "\n"
     } else {
         ruleset.to_string()

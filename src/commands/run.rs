@@ -25,10 +25,18 @@ pub fn run(
     began: Instant,
 ) -> Result<Outcome, Error> {
     let path = config::sentinel(&args.run, environment);
-    let enforced = block_on(start::enforce(args, environment, Dns::Pinned, &path, |config| {
-        prepare(config, environment, words, &path)
-    }))??;
-    let End { command, privileges, place } = &enforced.end;
+    let enforced = block_on(start::enforce(
+        args,
+        environment,
+        Dns::Pinned,
+        &path,
+        |config| prepare(config, environment, words, &path),
+    ))??;
+    let End {
+        command,
+        privileges,
+        place,
+    } = &enforced.end;
     let sentinel = enforced.sentinel("exec")?;
     report_ready(&enforced.decision, enforced.config.dns, began);
     Err(launch(command, privileges, Some((place, &sentinel))).into())
@@ -55,13 +63,22 @@ fn prepare(
     if let Some(warning) = place.warning() {
         warn!("{warning}; {}", warning.remedy());
     }
-    Ok(Prepared { end: End { command, privileges, place }, uid: Some(identity.uid) })
+    Ok(Prepared {
+        end: End {
+            command,
+            privileges,
+            place,
+        },
+        uid: Some(identity.uid),
+    })
 }
 
 /// Whom the command runs as.
 fn command_identity(privileges: &Privileges) -> Result<Identity, Error> {
     match &privileges.identity {
         Some(identity) => Ok(identity.clone()),
-        None => Identity::current().map_err(|error| Error::Process("read the process's ids", error)),
+        None => {
+            Identity::current().map_err(|error| Error::Process("read the process's ids", error))
+        }
     }
 }

@@ -98,9 +98,15 @@ pub async fn enforce<T>(
     }
     .await;
     match result {
-        Ok((config, prepared.end, decision)) => {
+        Ok((config, end, decision)) => {
             let ruleset = firewall.current;
-            Ok(Enforced { config, prepared, decision, ruleset, signals, start_lock })
+            Ok(Enforced {
+                config,
+                end,
+                decision,
+                ruleset,
+                _start_lock: start_lock,
+            })
         }
         Err(error) => {
             firewall.seal();
@@ -123,7 +129,11 @@ impl Firewall {
         let current = ruleset::locked(None);
         kernel.replace(&current)?;
         debug!("the network is locked");
-        Ok(Self { kernel, current, nameservers: Nameservers::default() })
+        Ok(Self {
+            kernel,
+            current,
+            nameservers: Nameservers::default(),
+        })
     }
 
     /// Lets this process, and a resolver that forwards for it as uid 0, reach the nameservers,
@@ -166,7 +176,10 @@ impl Firewall {
         if self.current != locked
             && let Err(error) = self.kernel.replace(&locked)
         {
-            warn!("could not close the lock's way to the nameservers: {}", Error::from(error).report());
+            warn!(
+                "could not close the lock's way to the nameservers: {}",
+                Error::from(error).report()
+            );
         }
     }
 }
@@ -178,9 +191,13 @@ fn warn_of_open_dns(nameservers: &Nameservers, command: Option<u32>) -> Result<(
         return Err(Error::RootWithOpenDns);
     }
     if nameservers.unknown {
-        warn!("dns system: port 53 of any server stays open to uid 0, because it is not known where the resolver on loopback forwards to; name the servers with --dns-upstream");
+        warn!(
+            "dns system: port 53 of any server stays open to uid 0, because it is not known where the resolver on loopback forwards to; name the servers with --dns-upstream"
+        );
     }
-    warn!("dns system: queries to the nameservers can carry data out (a DNS tunnel); --dns pinned closes that");
+    warn!(
+        "dns system: queries to the nameservers can carry data out (a DNS tunnel); --dns pinned closes that"
+    );
     Ok(())
 }
 
@@ -192,14 +209,23 @@ pub fn report_warnings(decision: &Decision) {
 
 /// Writes the answers to /etc/hosts; what the operator has there is not repeated.
 fn pin(decision: &Decision, known: &HashSet<Name>) -> Result<(), Error> {
-    let answers: Vec<_> =
-        decision.hosts.iter().filter(|(name, _)| !known.contains(name)).cloned().collect();
+    let answers: Vec<_> = decision
+        .hosts
+        .iter()
+        .filter(|(name, _)| !known.contains(name))
+        .cloned()
+        .collect();
     Ok(hosts::write(Path::new(hosts::HOSTS), &answers)?)
 }
 
 /// Resolves the names; those without an address end the start or are left out.
 pub async fn answers(questions: Questions, config: &StartConfig) -> Result<Answers, Error> {
-    let Questions { names, upstreams, known: mut answers, required } = questions;
+    let Questions {
+        names,
+        upstreams,
+        known: mut answers,
+        required,
+    } = questions;
     let mut unresolved = Vec::new();
     for (name, answer) in resolve::resolve(&names, &upstreams, config.resolve_timeout).await {
         match answer {
@@ -215,7 +241,10 @@ pub async fn answers(questions: Questions, config: &StartConfig) -> Result<Answe
     if unresolved.is_empty() {
         return Ok(answers);
     }
-    let unresolved = UnresolvedNames { names: unresolved, connected: connected().await };
+    let unresolved = UnresolvedNames {
+        names: unresolved,
+        connected: connected().await,
+    };
     match config.on_unresolved {
         OnUnresolved::Fail => Err(unresolved.into()),
         OnUnresolved::Skip => {
@@ -229,7 +258,9 @@ pub async fn answers(questions: Questions, config: &StartConfig) -> Result<Answe
 
 /// Whether there is a way to another host at all; assumed where it cannot be read.
 async fn connected() -> bool {
-    links::connectivity().await.map_or(true, |found| found.ipv4 || found.ipv6)
+    links::connectivity()
+        .await
+        .map_or(true, |found| found.ipv4 || found.ipv6)
 }
 
 async fn unless_interrupted<T>(

@@ -24,6 +24,7 @@ use merge::elements_of;
 use refused::Refused;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::{IpAddr, SocketAddr},
 };
 
@@ -34,6 +35,26 @@ pub struct Element {
     pub network: IpNet,
     /// The protocol and its ports.
     pub service: Service,
+}
+
+impl Element {
+    /// Whether it is of a single address.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.network.prefix_len() == self.network.max_prefix_len()
+    }
+}
+
+/// As nftables prints an element: `192.0.2.7 . tcp . 443`, `10.0.0.0/8 . udp . 0-65535`.
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_host() {
+            write!(f, "{}", self.network.addr())?;
+        } else {
+            write!(f, "{}", self.network)?;
+        }
+        write!(f, " . {} . {}", self.service.protocol, self.service.ports)
+    }
 }
 
 /// What may flow beside the fixed rules: the content of the sets.

@@ -21,8 +21,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::file;
 use crate::allowlist::Name;
+use crate::file;
 
 /// Where the C library looks first (hosts(5)).
 pub const HOSTS: &str = "/etc/hosts";

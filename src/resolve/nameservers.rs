@@ -5,7 +5,6 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeSet,
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6},
     path::{Path, PathBuf},
@@ -14,7 +13,7 @@ use std::{
 use resolv_conf::{Config, ScopedIp};
 use tracing::warn;
 
-use crate::file;
+use crate::{file, policy::Nameservers};
 
 /// Where the configuration of the C library's resolver is (resolv.conf(5)).
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -193,7 +192,9 @@ impl Upstreams {
                     Embedded::Unknown => nameservers.unknown = true,
                 }
             } else if !address.is_loopback() && !address.is_unspecified() {
-                nameservers.servers.insert(SocketAddr::new(address, server.port()));
+                nameservers
+                    .servers
+                    .insert(SocketAddr::new(address, server.port()));
             }
         }
         nameservers
@@ -339,7 +340,10 @@ mod tests {
             &[],
         );
         let expected = servers(&["10.0.0.2:53", "10.0.0.3:53", "[2001:db8::53]:53"]);
-        assert_eq!(nameservers.servers.into_iter().collect::<Vec<_>>(), expected);
+        assert_eq!(
+            nameservers.servers.into_iter().collect::<Vec<_>>(),
+            expected
+        );
         assert!(!nameservers.unknown);
     }
 
@@ -383,7 +387,10 @@ mod tests {
             &["192.0.2.9:5353"],
         );
         let expected = servers(&["192.0.2.9:5353"]);
-        assert_eq!(nameservers.servers.into_iter().collect::<Vec<_>>(), expected);
+        assert_eq!(
+            nameservers.servers.into_iter().collect::<Vec<_>>(),
+            expected
+        );
         assert!(!nameservers.unknown);
     }
 

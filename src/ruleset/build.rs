@@ -6,7 +6,7 @@
 
 use super::{
     Chain, Elements, Hook, Key, Rule, Ruleset, Set,
-    set::{Family, is_host},
+    set::Family,
     term::{Direction, End, Reject, Term},
 };
 use crate::{
@@ -435,7 +435,7 @@ fn icmp_sets() -> Vec<Set> {
 /// networks and port ranges need interval sets. All sets are there even when empty, so that the
 /// text without elements is one for all lists.
 fn policy_sets(policy: &Policy) -> Vec<Set> {
-    let single = |element: &&Element| is_host(element.network) && element.service.ports.is_single();
+    let single = |element: &&Element| element.is_host() && element.service.ports.is_single();
     let (hosts, ranges): (Vec<&Element>, Vec<&Element>) = policy.allow.iter().partition(single);
     let pick = |elements: &[&Element], family| -> Elements {
         Elements::Services(

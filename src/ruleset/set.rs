@@ -1,7 +1,6 @@
 //! Sets of nftables: what they are keyed by and what they hold.
 
 use crate::policy::Element;
-use ipnet::IpNet;
 use std::{fmt, net::IpAddr};
 
 /// An IP version, as a set or a rule is bound to one.
@@ -245,7 +244,9 @@ impl Set {
         if elements && !self.elements.is_empty() {
             f.write_str("\t\telements = { ")?;
             match &self.elements {
-                Elements::Services(elements) => separated(f, elements, write_element)?,
+                Elements::Services(elements) => {
+                    separated(f, elements, |f, element| write!(f, "{element}"))?
+                }
                 Elements::IcmpTypes(types) => {
                     separated(f, types, |f, number| {
                         f.write_str(icmp_type_text(self.key, *number))
@@ -270,25 +271,6 @@ fn separated<T>(
         write(f, item)?;
     }
     Ok(())
-}
-
-fn write_element(f: &mut fmt::Formatter<'_>, element: &Element) -> fmt::Result {
-    if is_host(element.network) {
-        write!(f, "{}", element.network.addr())?;
-    } else {
-        write!(f, "{}", element.network)?;
-    }
-    write!(
-        f,
-        " . {} . {}",
-        element.service.protocol, element.service.ports
-    )
-}
-
-/// Whether a network is a single address.
-#[must_use]
-pub fn is_host(network: IpNet) -> bool {
-    network.prefix_len() == network.max_prefix_len()
 }
 
 /// The ICMP types that the ruleset speaks of, by nft's names (`nft describe icmp_type`).

@@ -4,8 +4,10 @@
 //! wrappers change those of every thread (nptl(7)), and the launch needs one thread to step down
 //! while another one stays root.
 
+use nix::sys::signalfd::SignalFd;
 use std::io;
 use std::os::fd::RawFd;
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Sets the supplementary groups of the calling thread alone: setgroups(2).
 pub fn set_groups(groups: &[u32]) -> io::Result<()> {
@@ -204,4 +206,11 @@ mod tests {
         nix::sys::signal::raise(Signal::SIGURG).unwrap();
         assert!(is_pending(Signal::SIGURG).unwrap());
     }
+}
+
+/// Registers a signal descriptor with the runtime of the calling thread.
+pub fn watch(signals: SignalFd) -> io::Result<AsyncFd<SignalFd>> {
+    // SAFETY: a SignalFd owns its one descriptor, always returns it, and keeps it open until it is
+    // dropped with the AsyncFd.
+    unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) }.map_err(Into::into)
 }
