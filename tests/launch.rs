@@ -4,6 +4,8 @@
 //! for the entrypoint (`stand_in` below); what the command then sees is asked of cat, sh and perl,
 //! which every Debian and Ubuntu has. Uids are changed and namespaces made: it takes root.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use egress_init::canary::{self, Alive, Dead, Family};
 use egress_init::check::{self, NotReady};
 use egress_init::command::Command;
@@ -486,19 +488,21 @@ fn words_environment_and_directory_pass_untouched() {
 
 fn sockets_that_the_firewall_cannot_see_are_refused() {
     // Family, type, protocol: UNIX, INET, INET6, NETLINK, then PACKET, VSOCK, ALG, BLUETOOTH.
+    let (socket, socketpair) = if cfg!(target_arch = "x86_64") {
+        (41, 53)
+    } else {
+        (198, 199)
+    };
     let sockets = r#"
         use Errno;
+        use constant { SOCKET => shift, SOCKETPAIR => shift };
         sub try { my ($name, $result) = @_; print "$name ", $result >= 0 ? "ok" : (grep { $!{$_} } keys %!)[0], "\n" }
-        try("family $$_[0]", syscall(41, @$_)) for [1,1,0],[2,1,0],[10,2,0],[16,3,0],[17,3,0],[40,1,0],[38,5,0],[31,3,0];
+        try("family $$_[0]", syscall(SOCKET, @$_)) for [1,1,0],[2,1,0],[10,2,0],[16,3,0],[17,3,0],[40,1,0],[38,5,0],[31,3,0];
         my $pair = "\0" x 8;
-        try("pair", syscall(53, 1, 1, 0, $pair));
+        try("pair", syscall(SOCKETPAIR, 1, 1, 0, $pair));
         try("io_uring", syscall(425, 1, 0));
-        try("x32", syscall(0x40000000 + 41, 2, 1, 0));
+        try("x32", syscall(0x40000000 + SOCKET, 2, 1, 0));
     "#;
-    assert!(
-        cfg!(target_arch = "x86_64"),
-        "the numbers of the calls are those of x86_64"
-    );
     let results = |output: Output| -> Vec<(String, String)> {
         assert!(output.status.success(), "{output:?}");
         let text = String::from_utf8(output.stdout).unwrap();
@@ -510,7 +514,7 @@ fn sockets_that_the_firewall_cannot_see_are_refused() {
     };
     let control = results(
         process::Command::new("perl")
-            .args(["-e", sockets])
+            .args(["-e", sockets, &socket.to_string(), &socketpair.to_string()])
             .output()
             .unwrap(),
     );
@@ -519,7 +523,13 @@ fn sockets_that_the_firewall_cannot_see_are_refused() {
             user: "-",
             ..AS_USER
         }
-        .run(&["perl", "-e", sockets]),
+        .run(&[
+            "perl",
+            "-e",
+            sockets,
+            &socket.to_string(),
+            &socketpair.to_string(),
+        ]),
     );
     let of = |results: &[(String, String)], name: &str| {
         results
