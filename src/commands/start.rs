@@ -99,7 +99,12 @@ pub async fn enforce<T>(
     .await;
     match result {
         Ok((config, end, decision)) => {
-            let ruleset = firewall.current;
+            let Firewall {
+                kernel,
+                current: ruleset,
+                ..
+            } = firewall;
+            kernel.close();
             Ok(Enforced {
                 config,
                 end,

@@ -49,6 +49,11 @@ impl Nftables {
         self.commit(&transaction::transition(from, to))
     }
 
+    /// Ends the conversation, at once: see [`Socket::close`].
+    pub fn close(self) {
+        self.socket.close();
+    }
+
     /// Reads the table and compares it with `intended` (I3).
     pub fn verify(&mut self, intended: &Ruleset) -> Result<(), NftError> {
         read_back::compare(self, intended)

@@ -200,8 +200,9 @@ impl Place {
 }
 
 fn write(file: &mut File, sentinel: &Sentinel) -> io::Result<()> {
-    serde_json::to_writer(&mut *file, sentinel)?;
-    file.write_all(b"\n")?;
+    let mut text = serde_json::to_vec(sentinel)?;
+    text.push(b'\n');
+    file.write_all(&text)?;
     file.set_permissions(Permissions::from_mode(0o444))?;
     file.sync_all()
 }
