@@ -434,6 +434,8 @@ fn the_next_server_after_a_closed_port() {
     let servers = [closed_port(), good.addresses()[0]];
     let answers = run(&names(&[NAME]), &upstreams(&servers, ""), LONG);
     assert_eq!(answers[0].1, addresses(&BOTH));
+    // Not asked again because of silence: the kernel says that nobody listens.
+    assert_eq!(asked(&good), over_udp(&[(NAME, "A"), (NAME, "AAAA")]));
 }
 
 #[test]
@@ -581,6 +583,12 @@ fn a_family_that_fails_does_not_fail_the_name_nor_delay_it_for_long() {
             "{behaviour:?}"
         );
         assert!(start_time.elapsed() < LONG / 6, "{behaviour:?}");
+        // Asked again once at most, where A is known by then.
+        let aaaa = asked(&server)
+            .iter()
+            .filter(|(_, kind, _)| kind == "AAAA")
+            .count();
+        assert!(aaaa <= 2, "{behaviour:?}: {aaaa}");
         let server = start(zone().on_a(NAME, behaviour));
         assert_eq!(
             ask(NAME, &[&server]),

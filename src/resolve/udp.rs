@@ -80,13 +80,7 @@ impl Lane {
         loop {
             match self.socket.recv(&mut buffer).await {
                 Ok(length) => self.dispatch(&buffer[..length]),
-                // An ICMP error is of the server, not of one query.
-                Err(e) => {
-                    let broken = Broken::from(e);
-                    for (_, waiting) in self.waiting().drain() {
-                        let _ = waiting.outcome.send(Err(broken));
-                    }
-                }
+                Err(e) => self.fail(e.into()),
             }
         }
     }
@@ -109,11 +103,18 @@ impl Lane {
         let _ = entry.remove().outcome.send(outcome);
     }
 
+    /// An ICMP error is of the server, not of one query; the kernel reports it once, to whoever
+    /// sends or receives next.
+    fn fail(&self, broken: Broken) {
+        for (_, waiting) in self.waiting().drain() {
+            let _ = waiting.outcome.send(Err(broken));
+        }
+    }
+
     fn waiting(&self) -> MutexGuard<'_, HashMap<u16, Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a query that waits; again where it was sent before.
     async fn send(&self, octets: &[u8]) -> io::Result<()> {
         // Late, and again after a failure: a route may appear while we wait.
         if !self.connected.load(Ordering::Relaxed) {
@@ -181,7 +182,8 @@ impl<'a> Ticket<'a> {
     /// Sends the query, again where it was sent before.
     pub(super) async fn send(&self) -> Result<(), Broken> {
         let octets = self.request.to_vec().map_err(|_| Broken::Malformed)?;
-        Ok(self.lane.send(&octets).await?)
+        let sent = self.lane.send(&octets).await.map_err(Broken::from);
+        sent.inspect_err(|broken| self.lane.fail(*broken))
     }
 
     /// Sends the query from now on without EDNS, or with it again.
