@@ -6,16 +6,16 @@ use crate::{
     support::{
         outside::at,
         probe::Step,
-        world::{API, DNS, ELSEWHERE, FOREIGN_DNS, INSIDE, World, nft},
+        world::{API, DNS, ELSEWHERE, FOREIGN_DNS, INSIDE, World, nft, reaches, rejects},
     },
 };
 
-cases!(ground: everything_is_reached_without_a_firewall, the_capture_sees_what_arrives);
+cases!(ground: everything_is_reached_without_a_firewall, the_capture_sees_what_arrives, rejects_are_told_from_drops);
 
 fn everything_is_reached_without_a_firewall() {
-    let world = World::new();
+    let _world = World::new();
     for family in 0..2 {
-        world.reaches(&[
+        reaches(&[
             Step::Tcp((API[family], 443).into()),
             Step::Tcp((ELSEWHERE[family], 9000).into()),
             Step::Udp((API[family], 443).into()),
@@ -35,8 +35,8 @@ fn everything_is_reached_without_a_firewall() {
 fn the_capture_sees_what_arrives() {
     let world = World::new();
     let (first, end) = (at("2001:db8::10", 443), "2001:db8::1166".parse().unwrap());
-    let (_, frames) = world.arrived(|| {
-        world.reaches(&[
+    let ((), frames) = world.arrived(|| {
+        reaches(&[
             Step::Udp((API[0], 9000).into()),
             Step::RoutingHeader { first, end },
             Step::SourceRoute {
@@ -46,7 +46,10 @@ fn the_capture_sees_what_arrives() {
             Step::Ping(API[1]),
         ]);
     });
-    let frames: Vec<_> = frames.iter().filter(|frame| !frame.is_neighbour_talk()).collect();
+    let frames: Vec<_> = frames
+        .iter()
+        .filter(|frame| !frame.is_neighbour_talk())
+        .collect();
     assert_eq!(frames.len(), 4, "{frames:#?}");
     assert!(frames[0].to_port((API[0], 9000).into()));
     assert_eq!(frames[0].addresses.unwrap().0, INSIDE[0]);
@@ -56,12 +59,32 @@ fn the_capture_sees_what_arrives() {
 
     nft("table inet closed { chain out { type filter hook output priority 0; policy drop; }; }");
     let (outcomes, frames) = world.arrived(|| {
-        world.probe(&[
-            Step::Tcp((API[0], 443).into()),
-            Step::Udp((API[1], 9000).into()),
-        ])
+        [
+            Step::Tcp((API[0], 443).into()).run(),
+            Step::Udp((API[1], 9000).into()).run(),
+        ]
     });
     assert_eq!(outcomes[0].result, "timeout");
     assert_eq!(outcomes[1].result, "EPERM");
     assert_eq!(frames, []);
+}
+
+/// What `rejects` demands is what the kernel does with rejects of the right kind.
+fn rejects_are_told_from_drops() {
+    let world = World::new();
+    nft("table inet closed { chain out {
+        type filter hook output priority 0; policy drop;
+        oif lo accept
+        meta nfproto ipv6 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+        meta l4proto tcp reject with tcp reset
+        reject with icmpx admin-prohibited
+    }; }");
+    world.is_locked();
+    for address in API {
+        rejects(&[
+            Step::Ping(address),
+            Step::Raw(address, 47),
+            Step::Udp((address, 443).into()),
+        ]);
+    }
 }

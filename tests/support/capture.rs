@@ -100,8 +100,7 @@ impl Capture {
     fn read(&self) {
         let mut buffer = vec![0; 65536];
         loop {
-            let Ok((length, from)) =
-                recvfrom::<LinkAddr>(self.0.socket.as_raw_fd(), &mut buffer)
+            let Ok((length, from)) = recvfrom::<LinkAddr>(self.0.socket.as_raw_fd(), &mut buffer)
             else {
                 continue;
             };
@@ -196,7 +195,11 @@ fn ipv6(octets: &[u8]) -> Frame {
     // Hop-by-hop, routing, fragment and destination options (RFC 8200, section 4).
     while matches!(next, 0 | 43 | 44 | 60) && rest.len() >= 8 {
         frame.source_routed |= next == 43;
-        let length = if next == 44 { 8 } else { (usize::from(rest[1]) + 1) * 8 };
+        let length = if next == 44 {
+            8
+        } else {
+            (usize::from(rest[1]) + 1) * 8
+        };
         next = rest[0];
         rest = rest.get(length..).unwrap_or_default();
     }

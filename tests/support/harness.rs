@@ -181,7 +181,12 @@ fn untidy(words: &[&str]) -> ! {
     use nix::sys::signal::{SigSet, Signal};
     use std::os::{fd::AsRawFd, unix::process::CommandExt};
 
-    for signal in [Signal::SIGPIPE, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGCHLD] {
+    for signal in [
+        Signal::SIGPIPE,
+        Signal::SIGINT,
+        Signal::SIGUSR1,
+        Signal::SIGCHLD,
+    ] {
         super::sys::ignore_signal(signal);
     }
     let mut blocked = SigSet::empty();

@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_millis(700);
 pub enum Step {
     /// Connect, send, read the echo.
     Tcp(SocketAddr),
+    /// Connect, and go on echoing what comes back for as long as this process lives.
+    Hold(SocketAddr),
     /// Send, read the echo.
     Udp(SocketAddr),
     /// An ICMP echo through a ping socket.
@@ -44,12 +46,12 @@ pub enum Step {
     Raw(IpAddr, u8),
     /// `io_uring_setup(2)`.
     IoUring,
+    /// A system call of another ABI than this program's own.
+    ForeignAbi,
+    /// A datagram with this packet mark.
+    Marked(SocketAddr, u32),
     /// What this process is: see [`Status`].
     Status,
-    /// Write a file.
-    Write(String),
-    /// Wait this many milliseconds.
-    Sleep(u64),
 }
 
 /// What came of an attempt.
@@ -74,7 +76,7 @@ impl Outcome {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
     /// The lines of `/proc/self/status`.
-    pub status: BTreeMap<String, String>,
+    pub lines: BTreeMap<String, String>,
     /// Its open descriptors, but for the one that lists them.
     pub descriptors: Vec<i32>,
     pub arguments: Vec<String>,
@@ -107,6 +109,10 @@ impl Step {
     fn attempt(&self) -> io::Result<serde_json::Value> {
         match self {
             Self::Tcp(to) => tcp(*to)?,
+            Self::Hold(to) => {
+                let stream = TcpStream::connect_timeout(to, PATIENCE)?;
+                std::thread::spawn(move || super::outside::echo(stream));
+            }
             Self::Udp(to) => exchange(*to, b"datagram").map(drop)?,
             Self::Ping(to) => ping(*to)?,
             Self::Dns(server, name) => {
@@ -114,14 +120,16 @@ impl Step {
             }
             Self::DnsTcp(server, name) => dns_over_tcp(*server, name)?,
             Self::Lookup(name) => return lookup(name),
-            Self::Socket(family, kind, protocol) => sys::socket(*family, *kind, *protocol).map(drop)?,
+            Self::Socket(family, kind, protocol) => {
+                sys::socket(*family, *kind, *protocol).map(drop)?;
+            }
             Self::RoutingHeader { first, end } => routing_header(*first, *end)?,
             Self::SourceRoute { first, end } => source_route(*first, *end)?,
             Self::Raw(to, protocol) => raw(*to, *protocol)?,
             Self::IoUring => return Err(sys::io_uring()),
+            Self::ForeignAbi => sys::foreign_abi()?,
+            Self::Marked(to, mark) => marked(*to, *mark)?,
             Self::Status => return Ok(serde_json::to_value(status()?)?),
-            Self::Write(path) => fs::write(path, "written")?,
-            Self::Sleep(ms) => std::thread::sleep(Duration::from_millis(*ms)),
         }
         Ok(serde_json::Value::Null)
     }
@@ -239,6 +247,17 @@ fn source_route(first: SocketAddr, end: Ipv4Addr) -> io::Result<()> {
         .map(drop)
 }
 
+fn marked(to: SocketAddr, mark: u32) -> io::Result<()> {
+    let socket = udp_socket(to)?;
+    sys::set_option(
+        &socket,
+        libc::SOL_SOCKET,
+        libc::SO_MARK,
+        &mark.to_ne_bytes(),
+    )?;
+    socket.send_to(b"marked", to).map(drop)
+}
+
 fn raw(to: IpAddr, protocol: u8) -> io::Result<()> {
     let family = match to {
         IpAddr::V4(_) => libc::AF_INET,
@@ -250,7 +269,7 @@ fn raw(to: IpAddr, protocol: u8) -> io::Result<()> {
 }
 
 fn status() -> io::Result<Status> {
-    let status = fs::read_to_string("/proc/self/status")?
+    let lines = fs::read_to_string("/proc/self/status")?
         .lines()
         .filter_map(|line| line.split_once(':'))
         .map(|(key, value)| (key.to_owned(), value.trim().to_owned()))
@@ -263,7 +282,7 @@ fn status() -> io::Result<Status> {
         .collect();
     descriptors.sort_unstable();
     Ok(Status {
-        status,
+        lines,
         descriptors,
         arguments: std::env::args().collect(),
         environment: std::env::vars().collect(),

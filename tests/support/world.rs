@@ -15,6 +15,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU64, Ordering},
+    thread::sleep,
     time::{Duration, Instant},
 };
 
@@ -104,7 +105,9 @@ impl World {
     pub fn with_zone(zone: ZoneSpec) -> Self {
         let world = Self::without_link();
         let peer = world.outside.id();
-        ip_batch(&format!("link add eth0 type veth peer name world netns {peer}"));
+        ip_batch(&format!(
+            "link add eth0 type veth peer name world netns {peer}"
+        ));
         // The far end first: a solicitation that it misses costs a second.
         world.outside.link();
         ip_batch(INSIDE_LINK);
@@ -124,6 +127,7 @@ impl World {
     }
 
     /// egress-init, with an environment that has a PATH and nothing else.
+    #[allow(clippy::unused_self)] // it is started in a world, not before there is one
     pub fn egress(&self) -> Run {
         Run::new(BINARY)
     }
@@ -138,6 +142,52 @@ impl World {
             .outcomes()
     }
 
+    /// Starts egress-init with these options and a command that does nothing, so that its rules
+    /// are in force for what the case itself does next.
+    #[track_caller]
+    pub fn enforce(&self, options: &[&str]) -> Ran {
+        self.egress()
+            .args(user_options())
+            .args(options)
+            .command(&["/bin/true"])
+            .run()
+            .exits(0)
+    }
+
+    /// The same, expecting that it fails as it does on any error: exit 125, one line that says
+    /// all of this, no sentinel.
+    #[track_caller]
+    pub fn fails(&self, options: &[&str], says: &[&str]) -> Ran {
+        let ran = self
+            .egress()
+            .args(user_options())
+            .args(options)
+            .command(&["/bin/sh", "-c", "echo the command ran"])
+            .run()
+            .exits(125)
+            .says(says);
+        assert_eq!(ran.stdout(), "", "the command must not run\n{ran}");
+        assert!(!Path::new(SENTINEL).exists(), "no sentinel after\n{ran}");
+        ran
+    }
+
+    /// That the lock holds: neither family gets out, to names or to DNS.
+    #[track_caller]
+    pub fn is_locked(&self) {
+        let ((), frames) = self.arrived(|| {
+            for family in 0..2 {
+                rejects(&[
+                    Step::Tcp((API[family], 443).into()),
+                    Step::Udp((ELSEWHERE[family], 9000).into()),
+                    Step::Dns(DNS[family], "tunnel.example.net".into()),
+                    Step::DnsTcp(DNS[family], "tunnel.example.net".into()),
+                ]);
+            }
+        });
+        let frames: Vec<_> = frames.iter().filter(|f| !f.is_neighbour_talk()).collect();
+        assert!(frames.is_empty(), "something left: {frames:#?}");
+    }
+
     /// Everything that has arrived outside so far.
     pub fn frames(&self) -> Vec<Frame> {
         let number = self.marker.fetch_add(1, Ordering::SeqCst) + 1;
@@ -149,6 +199,8 @@ impl World {
 
     /// Runs `attempts` and returns what arrived outside meanwhile.
     pub fn arrived<T>(&self, attempts: impl FnOnce() -> T) -> (T, Vec<Frame>) {
+        // The last acknowledgements of earlier connections are not of this.
+        sleep(Duration::from_millis(20));
         let before = self.frames().len();
         let result = attempts();
         let mut frames = self.frames();
@@ -159,25 +211,48 @@ impl World {
     pub fn queries(&self) -> Vec<Query> {
         self.outside.queries().0
     }
-
-    /// Attempts from the inside, as root: what nobody's privileges can change.
-    pub fn probe(&self, steps: &[Step]) -> Vec<Outcome> {
-        super::probe::run(steps)
-    }
-
-    /// The positive control: each of these attempts succeeds.
-    pub fn reaches(&self, steps: &[Step]) {
-        for step in steps {
-            let outcome = step.run();
-            assert!(outcome.is_ok(), "{step:?} has to succeed: {outcome:?}");
-        }
-    }
 }
 
 impl Default for World {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The positive control: each of these attempts succeeds, made from the inside as root.
+#[track_caller]
+pub fn reaches(steps: &[Step]) {
+    for step in steps {
+        let outcome = step.run();
+        assert!(outcome.is_ok(), "{step:?} has to succeed: {outcome:?}");
+    }
+}
+
+/// Each of these attempts is rejected, made from the inside as root: what nobody's privileges
+/// can change.
+#[track_caller]
+pub fn rejects(steps: &[Step]) {
+    for step in steps {
+        rejected(step, &step.run());
+    }
+}
+
+/// An attempt was rejected, with the error that belongs to it and at once.
+#[track_caller]
+pub fn rejected(step: &Step, outcome: &Outcome) {
+    let expected: &[&str] = match step {
+        Step::Tcp(_) | Step::DnsTcp(..) => &["ECONNREFUSED"],
+        // The verdict itself, or the ICMP message that it sent, whichever is seen first.
+        _ => &["EPERM", "EHOSTUNREACH", "EACCES"],
+    };
+    assert!(
+        expected.contains(&outcome.result.as_str()),
+        "{step:?} has to end in {expected:?}: {outcome:?}"
+    );
+    assert!(
+        outcome.ms < 300.0,
+        "{step:?} is rejected too late: {outcome:?}"
+    );
 }
 
 /// `--user node` where the namespace has a second uid. As its only uid the command stays root,
@@ -296,8 +371,12 @@ pub struct Started {
 }
 
 impl Started {
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).unwrap();
+        let pid = i32::try_from(self.id()).unwrap();
         kill(Pid::from_raw(pid), signal).expect("it has not been waited for");
     }
 
@@ -404,6 +483,12 @@ pub fn table(name: &str) -> Option<String> {
     (ran.code() == Some(0)).then(|| ran.stdout())
 }
 
+/// As if egress-init had never run here: no table, no sentinel.
+pub fn forget() {
+    nft("add table inet egress_init; delete table inet egress_init");
+    let _ = fs::remove_file(SENTINEL);
+}
+
 /// Runs an nft script.
 pub fn nft(script: &str) {
     Run::new("nft")
@@ -489,13 +574,16 @@ const INSIDE_LINK: &str = "link set lo up
     route add default via 10.77.0.1
     route add default via fd77::1";
 
-/// Whole networks are local to the outside, but for 192.0.2.1, which is the canary's.
+/// Whole networks are local to the outside, but for 192.0.2.1, which is the canary's; two more
+/// are behind the inside, for the case that has a guest there.
 pub fn outside_addresses() -> String {
     let mut lines = String::from(
         "link set lo up
          addr add 10.77.0.1/24 dev world
          addr add fd77::1/64 dev world nodad
          link set world up
+         route add 10.88.0.0/24 via 10.77.0.2
+         route add fd88::/64 via fd77::2
          route add local 2001:db8::/32 dev lo\n",
     );
     for network in [
@@ -509,18 +597,15 @@ pub fn outside_addresses() -> String {
         "192.0.2.64/26",
         "192.0.2.128/25",
     ] {
-        lines += &format!("route add local {network} dev lo\n");
+        lines.extend(["route add local ", network, " dev lo\n"]);
     }
     lines
 }
 
 pub fn ip_batch(lines: &str) {
-    let lines: String = lines
-        .lines()
-        .map(|line| format!("{}\n", line.trim()))
-        .collect();
+    let lines: Vec<_> = lines.lines().map(str::trim).collect();
     Run::new("ip")
         .args(["-batch", "-"])
-        .run_with_input(&lines)
+        .run_with_input(&lines.join("\n"))
         .exits(0);
 }
