@@ -107,6 +107,21 @@ fn can_map_more() -> bool {
     })
 }
 
+/// Runs one case in the open: what it prints is seen, how it ends is returned. For programs that
+/// are no tests and have one case.
+pub fn run_in_the_open(case: &Case) -> io::Result<ExitCode> {
+    let mut child = namespaces()
+        .arg(env::current_exe()?)
+        .args(["__case", case.name])
+        .stdin(Stdio::piped())
+        .spawn()?;
+    let lifeline = child.stdin.take();
+    let status = child.wait()?;
+    drop(lifeline);
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(ExitCode::from(code.unwrap_or(1)))
+}
+
 fn in_namespaces(name: &str) -> Result<Completion, Failed> {
     let mut child = namespaces()
         .arg(env::current_exe()?)

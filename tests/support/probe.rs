@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_millis(700);
 pub enum Step {
     /// Connect, send, read the echo.
     Tcp(SocketAddr),
+    /// The same to a name: to its first address of IPv4 or, if so, of IPv6.
+    TcpName(String, u16, bool),
     /// Connect, and go on echoing what comes back for as long as this process lives.
     Hold(SocketAddr),
     /// Send, read the echo.
@@ -109,6 +111,10 @@ impl Step {
     fn attempt(&self) -> io::Result<serde_json::Value> {
         match self {
             Self::Tcp(to) => tcp(*to)?,
+            Self::TcpName(name, port, ipv6) => tcp((name.as_str(), *port)
+                .to_socket_addrs()?
+                .find(|address| address.is_ipv6() == *ipv6)
+                .ok_or_else(|| io::Error::other("no such address"))?)?,
             Self::Hold(to) => {
                 let stream = TcpStream::connect_timeout(to, PATIENCE)?;
                 std::thread::spawn(move || super::outside::echo(stream));
