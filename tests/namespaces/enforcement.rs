@@ -9,7 +9,8 @@ use crate::{
         outside::at,
         probe::Step,
         world::{
-            API, DNS, ELSEWHERE, FOREIGN_DNS, GIT, World, nft, reaches, rejected, rejects, sysctl,
+            API, DNS, ELSEWHERE, FOREIGN_DNS, GIT, World, ip_batch, nft, reaches, rejected,
+            rejects, sysctl,
         },
     },
 };
@@ -27,6 +28,7 @@ cases!(enforcement:
     no_mark_opens_a_way,
     loopback_stays_open,
     ipv6_that_comes_later_is_closed_already,
+    neighbours_still_find_each_other,
 );
 
 /// Positive control, then the same as the command: these succeed, those are rejected at once, and
@@ -333,7 +335,7 @@ fn ipv6_that_comes_later_is_closed_already() {
     assert!(!without.is_ok(), "IPv6 is meant to be gone: {without:?}");
     world.enforce(&["--allow", "api.example.org"]);
     sysctl("ipv6/conf/all/disable_ipv6", "0");
-    crate::support::world::ip_batch(
+    ip_batch(
         "addr add fd77::2/64 dev eth0 nodad
          route replace default via fd77::1",
     );
@@ -341,4 +343,20 @@ fn ipv6_that_comes_later_is_closed_already() {
     assert!(frames.iter().all(Frame::is_neighbour_talk), "{frames:#?}");
     // Control: the path is back, and what the list allows takes it.
     reaches(&tcp(API, 443));
+}
+
+/// Without neighbour discovery in both directions IPv6 would work for as long as the entries last.
+fn neighbours_still_find_each_other() {
+    let world = World::new();
+    world.enforce(&["--allow", "api.example.org"]);
+    for _ in 0..2 {
+        ip_batch("neigh flush dev eth0");
+        world.outside.forget_neighbours();
+        reaches(&tcp(API, 443));
+    }
+    let (_, frames) = world.arrived(|| {
+        ip_batch("neigh flush dev eth0");
+        reaches(&tcp(API, 443));
+    });
+    assert!(frames.iter().any(Frame::is_neighbour_talk), "it had to ask");
 }

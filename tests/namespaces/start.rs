@@ -104,7 +104,7 @@ fn every_mistake_of_a_list_is_named_with_its_place() {
             "::/0",
         ],
         &[
-            &format!("{ALLOWLIST}:2:3: "),
+            &format!("{ALLOWLIST}:2:"),
             &format!("{ALLOWLIST}:4:"),
             &format!("{ALLOWLIST}:5:1: "),
             "/etc/world/second:2:",
@@ -452,10 +452,10 @@ fn other_tables_are_left_alone() {
     let world = World::new();
     nft("table ip nat {
             chain DOCKER_OUTPUT { ip daddr 127.0.0.11 udp dport 53 counter dnat to 127.0.0.11:38345; }
-            chain out { type nat hook output priority -100; policy accept; ip daddr 127.0.0.11 jump DOCKER_OUTPUT; }
+            chain out { type nat hook output priority -100; policy accept; ip daddr 127.0.0.11 jump DOCKER_OUTPUT; };
         }
         table inet egress { set s { type ipv4_addr; elements = { 192.0.2.99 }; }
-            chain c { type filter hook output priority 10; policy accept; ip daddr @s drop; } }");
+            chain c { type filter hook output priority 10; policy accept; ip daddr @s drop; }; }");
     let dump = || {
         let ruleset = Run::new("nft")
             .args(["-s", "list", "ruleset"])

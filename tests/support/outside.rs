@@ -39,6 +39,8 @@ enum Request {
     Queries,
     /// Everything captured before the marker with this number.
     Frames(u64),
+    /// Forget who the neighbours are.
+    ForgetNeighbours,
     /// Attempts from here to the inside.
     Probe(Vec<Step>),
 }
@@ -84,6 +86,10 @@ impl Outside {
 
     pub fn link(&self) {
         self.ask(&Request::Link);
+    }
+
+    pub fn forget_neighbours(&self) {
+        self.ask(&Request::ForgetNeighbours);
     }
 
     pub fn zone(&self, zone: ZoneSpec) {
@@ -167,6 +173,10 @@ fn answer(
                 DnsServer::start(*zone.clone(), &world::DNS).map_err(text)?,
                 DnsServer::start(*zone, &world::FOREIGN_DNS).map_err(text)?,
             ));
+            Reply::Done
+        }
+        Request::ForgetNeighbours => {
+            world::ip_batch("neigh flush dev world");
             Reply::Done
         }
         Request::Queries => {

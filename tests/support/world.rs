@@ -106,7 +106,7 @@ impl World {
         let world = Self::without_link();
         let peer = world.outside.id();
         ip_batch(&format!(
-            "link add eth0 type veth peer name world netns {peer}"
+            "link add eth0 address 02:00:00:00:00:02 type veth peer name world netns {peer}"
         ));
         // The far end first: a solicitation that it misses costs a second.
         world.outside.link();
@@ -524,6 +524,8 @@ fn private_etc() {
         "root:x:0:\nnode:x:1000:\ntools:x:2000:node\nusers:x:100:\n",
     );
     file("/etc/nsswitch.conf", "hosts: files dns\n");
+    // Without it glibc takes one line of /etc/hosts for a name and leaves the others.
+    file("/etc/host.conf", "multi on\n");
     let resolv = format!("nameserver {}\nnameserver {}\n", DNS[0].ip(), DNS[1].ip());
     let hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n10.77.0.2\tinside\n";
     for (name, content) in [("hosts", hosts), ("resolv.conf", &resolv)] {
@@ -575,13 +577,15 @@ const INSIDE_LINK: &str = "link set lo up
     route add default via fd77::1";
 
 /// Whole networks are local to the outside, but for 192.0.2.1, which is the canary's; two more
-/// are behind the inside, for the case that has a guest there.
+/// are behind the inside, for the case that has a guest there. It knows its neighbour: a
+/// solicitation that comes before the neighbour is ready costs a second.
 pub fn outside_addresses() -> String {
     let mut lines = String::from(
         "link set lo up
          addr add 10.77.0.1/24 dev world
          addr add fd77::1/64 dev world nodad
          link set world up
+         neigh add fd77::2 lladdr 02:00:00:00:00:02 dev world nud reachable
          route add 10.88.0.0/24 via 10.77.0.2
          route add fd88::/64 via fd77::2
          route add local 2001:db8::/32 dev lo\n",
