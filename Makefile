@@ -1,0 +1,34 @@
+# `make` alone lists the targets. Each recipe is one script under scripts/, which can be read and run by itself.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build test demo bench lint format image clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install the Debian packages that are missing, or say which
+	@scripts/setup
+
+build: ## the static binary, target/<triple>/release/egress-init
+	@scripts/build
+
+test: ## every test: unit, namespaces as root and as a plain user, Docker
+	@scripts/test
+
+demo: ## the static binary in a small internet of its own: what gets out, before and after
+	@scripts/demo
+
+bench: ## time from start to exec, and the load of 100,000 networks
+	@scripts/bench
+
+lint: ## rustfmt, and clippy with warnings as errors
+	@scripts/lint
+
+format: ## rewrite the sources as rustfmt wants them
+	@cargo fmt
+
+image: ## the FROM scratch image `egress-init` (needs a Docker Engine)
+	@scripts/image
+
+clean: ## remove everything that was built
+	@cargo clean

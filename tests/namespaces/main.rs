@@ -1,0 +1,33 @@
+//! The real binary in real network namespaces: what of the contract's sections 3 to 8 can be seen
+//! from outside the program. Each case has a small internet of its own ([`support::world`]).
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod enforcement;
+mod flows;
+mod ground;
+mod names;
+mod plan;
+mod privileges;
+mod sentinel;
+mod start;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cases = [
+        ground::cases(),
+        enforcement::cases(),
+        flows::cases(),
+        names::cases(),
+        privileges::cases(),
+        sentinel::cases(),
+        start::cases(),
+        plan::cases(),
+    ]
+    .concat();
+    support::harness::main(&cases)
+}
