@@ -9,20 +9,48 @@ use crate::{
     launch::LaunchError,
     links::LinksError,
     nft::NftError,
+    policy::Inadmissible,
     privileges::PrivilegeError,
     resolve::{Unresolved, hosts::HostsError, nameservers::ResolvConfError},
     sentinel::{NamespaceError, PlaceError},
     signals::Interruption,
     start_lock::StartLockError,
 };
-use std::{borrow::Cow, fmt, io, path::PathBuf};
+use std::{borrow::Cow, fmt, io, net::IpAddr, path::PathBuf};
 use thiserror::Error;
 
-/// Names that DNS gave no address for.
+/// Why an allowed name has no address.
+#[derive(Debug, Error)]
+pub enum NoAddress {
+    /// DNS has none.
+    #[error(transparent)]
+    Unresolved(#[from] Unresolved),
+    /// DNS has only such as no answer may bring in.
+    #[error("{address} is {reason}, which no answer may bring in")]
+    Inadmissible {
+        /// One of them.
+        address: IpAddr,
+        /// Why not.
+        reason: Inadmissible,
+    },
+}
+
+impl NoAddress {
+    fn remedy(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Unresolved(reason) => reason.remedy(),
+            Self::Inadmissible { .. } => {
+                Some("list the address itself if it is meant, or pass --on-unresolved skip".into())
+            }
+        }
+    }
+}
+
+/// Names without an address.
 #[derive(Debug)]
 pub struct UnresolvedNames {
     /// The names with the reasons.
-    pub names: Vec<(Name, Unresolved)>,
+    pub names: Vec<(Name, NoAddress)>,
     /// Whether the namespace has a route to another host.
     pub connected: bool,
 }

@@ -9,17 +9,17 @@ use crate::{
     allowlist::Name,
     cli::StartArgs,
     config::{self, Dns, Environment, OnUnresolved, StartConfig},
-    error::{Error, UnresolvedNames},
+    error::{Error, NoAddress, UnresolvedNames},
     links,
     nft::Nftables,
-    policy::{self, Answers, Decision, Nameservers},
+    policy::{self, Answers, Decision, Nameservers, Origin},
     resolve::{self, hosts},
     ruleset::{self, Ruleset},
     sentinel::{self, Sentinel},
     signals::Signals,
     start_lock::StartLock,
 };
-use std::{collections::HashSet, future::Future, path::Path, time::Duration};
+use std::{collections::HashSet, future::Future, net::IpAddr, path::Path, time::Duration};
 use tracing::{debug, warn};
 
 /// How long another start may keep this one waiting: longer than any start takes.
@@ -233,7 +233,7 @@ pub async fn answers(questions: Questions, config: &StartConfig) -> Result<Answe
     } = questions;
     let mut unresolved = Vec::new();
     for (name, answer) in resolve::resolve(&names, &upstreams, config.resolve_timeout).await {
-        match answer {
+        match answer.map_err(NoAddress::from).and_then(admissible) {
             Ok(addresses) => {
                 debug!("{name} is {addresses:?}");
                 answers.insert(name, addresses);
@@ -259,6 +259,18 @@ pub async fn answers(questions: Questions, config: &StartConfig) -> Result<Answe
             Ok(answers)
         }
     }
+}
+
+/// The addresses, if one of them at least may come from an answer; the policy leaves out the rest.
+fn admissible(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, NoAddress> {
+    let mut inadmissible = None;
+    for &address in &addresses {
+        match policy::admissible(address, Origin::Name) {
+            Ok(()) => return Ok(addresses),
+            Err(reason) => inadmissible = Some(NoAddress::Inadmissible { address, reason }),
+        }
+    }
+    inadmissible.map_or(Ok(addresses), Err)
 }
 
 /// Whether there is a way to another host at all; assumed where it cannot be read.
