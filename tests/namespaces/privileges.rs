@@ -279,7 +279,7 @@ fn what_undoes_the_firewall_cannot_be_kept() {
         "cap_net_admin",
     ] {
         let options = [&ALLOW[..], &["--keep-cap", name]].concat();
-        world.fails(&options, &["--keep-cap", name]);
+        world.fails(&options, &["--keep-cap", &name.to_ascii_uppercase()]);
     }
     world.fails(
         &[&ALLOW[..], &["--keep-cap", "NO_SUCH"]].concat(),

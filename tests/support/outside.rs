@@ -168,6 +168,7 @@ fn answer(
             Reply::Done
         }
         Request::Zone(zone) => {
+            world::wait_until_running("world");
             *dns = None;
             *dns = Some((
                 DnsServer::start(*zone.clone(), &world::DNS).map_err(text)?,

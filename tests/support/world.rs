@@ -22,6 +22,7 @@ use std::{
 use nix::{
     libc,
     mount::{MsFlags, mount},
+    net::if_::InterfaceFlags,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -604,6 +605,21 @@ pub fn outside_addresses() -> String {
         lines.extend(["route add local ", network, " dev lo\n"]);
     }
     lines
+}
+
+/// Until an interface that was up before its peer passes packets: the kernel's link watch lets it
+/// some time after the peer came, and what is sent before is lost.
+pub fn wait_until_running(interface: &str) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let is_running = || {
+        nix::ifaddrs::getifaddrs().unwrap().any(|found| {
+            found.interface_name == interface && found.flags.contains(InterfaceFlags::IFF_RUNNING)
+        })
+    };
+    while !is_running() {
+        assert!(Instant::now() < deadline, "{interface} passes no packets");
+        sleep(Duration::from_millis(1));
+    }
 }
 
 pub fn ip_batch(lines: &str) {
