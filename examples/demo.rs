@@ -227,12 +227,9 @@ fn demo() {
     let check = |show: bool, words: &[&str]| {
         let ran = Run::new(BINARY).arg("check").args(words).run();
         if show {
-            println!(
-                "\n$ egress-init check {}\n{}{}",
-                words.join(" "),
-                ran.stdout(),
-                ran.stderr()
-            );
+            let words = [&["egress-init", "check"], words].concat().join(" ");
+            let code = ran.code().unwrap_or(-1);
+            println!("\n$ {words}\n{}{}(exit {code})", ran.stdout(), ran.stderr());
         }
         ran
     };

@@ -507,7 +507,7 @@ fn private_etc() {
         Some("tmpfs"),
         etc,
         Some("tmpfs"),
-        MsFlags::MS_NOSUID,
+        MsFlags::empty(),
         Some("mode=0755"),
     )
     .expect("a tmpfs over /etc");
