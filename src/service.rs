@@ -58,7 +58,7 @@ impl PortRange {
 
     /// The range of one port.
     #[must_use]
-    pub fn single(port: u16) -> Self {
+    pub const fn single(port: u16) -> Self {
         Self {
             first: port,
             last: port,

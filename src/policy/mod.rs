@@ -1,8 +1,32 @@
 //! Entries + answers → policy: which address, protocol and port may be reached, as disjoint
 //! elements that a set of nftables takes as they are.
+//!
+//! What `!` means is decided here and in [`Allowlist::allowed`], nowhere else:
+//!
+//! * `!address` and `!network` win over everything.
+//! * `!*.zone` takes names below the zone off the list, and no address.
+//! * `!name` takes the name off the list and refuses its addresses, but for the services that
+//!   another allowed name has at the same address.
 
+mod answers;
+mod inbound;
+mod merge;
+mod refused;
+
+pub use answers::{Inadmissible, Origin, admissible};
+pub use inbound::{InvalidInbound, parse_inbound};
+pub use merge::disjoint;
+
+use crate::allowlist::{Allowlist, Name, Services, Target};
 use crate::service::Service;
 use ipnet::IpNet;
+use merge::elements_of;
+use refused::Refused;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 /// One element of a set: every address of a network, one protocol, one range of ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -11,6 +35,26 @@ pub struct Element {
     pub network: IpNet,
     /// The protocol and its ports.
     pub service: Service,
+}
+
+impl Element {
+    /// Whether it is of a single address.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.network.prefix_len() == self.network.max_prefix_len()
+    }
+}
+
+/// As nftables prints an element: `192.0.2.7 . tcp . 443`, `10.0.0.0/8 . udp . 0-65535`.
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_host() {
+            write!(f, "{}", self.network.addr())?;
+        } else {
+            write!(f, "{}", self.network)?;
+        }
+        write!(f, " . {} . {}", self.service.protocol, self.service.ports)
+    }
 }
 
 /// What may flow beside the fixed rules: the content of the sets.
@@ -25,3 +69,242 @@ pub struct Policy {
     /// Sources and the local service that they may connect to.
     pub inbound: Vec<Element>,
 }
+
+/// Nameservers that may be reached: while names are resolved, and in mode `system` afterwards.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nameservers {
+    /// Servers outside the namespace, each with its port, by UDP and TCP.
+    pub servers: BTreeSet<SocketAddr>,
+    /// Whether a server on loopback forwards from inside this namespace to servers that are not
+    /// known: Docker's embedded DNS, which sends as uid 0. Then port 53 of any server is open to
+    /// uid 0.
+    pub unknown: bool,
+}
+
+/// What names resolved to, in the order of the answer. A name that did not resolve is absent.
+pub type Answers = BTreeMap<Name, Vec<IpAddr>>;
+
+/// A policy, and what else follows from the list and the answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// What the ruleset is built from.
+    pub policy: Policy,
+    /// Each allowed name that can be reached with its addresses, in the order of the answer and
+    /// without those that are refused: what `/etc/hosts` may say in the mode `pinned`.
+    pub hosts: Vec<(Name, Vec<IpAddr>)>,
+    /// What the operator should know.
+    pub warnings: Vec<Warning>,
+    /// How much may be reached.
+    pub counts: Counts,
+}
+
+/// How much a policy allows: what the line of a good start and the sentinel say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Names with at least one address.
+    pub names: usize,
+    /// IPv4 addresses and networks.
+    pub ipv4: usize,
+    /// IPv6 addresses and networks.
+    pub ipv6: usize,
+}
+
+/// Something that is no error, but perhaps not what was meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    /// An answer that [`admissible`] refuses.
+    #[error(
+        "{name} resolves to {address}, {reason}: left out; list the address itself if it is meant"
+    )]
+    Inadmissible {
+        /// The allowed name.
+        name: Name,
+        /// The address that was left out.
+        address: IpAddr,
+        /// Why.
+        reason: Inadmissible,
+    },
+    /// None of a name's addresses may be reached.
+    #[error("{name} cannot be reached: every address that it resolves to is refused")]
+    Unreachable {
+        /// The allowed name.
+        name: Name,
+    },
+    /// A refused name shares an address with an allowed one, which wins.
+    #[error(
+        "!{refused} does not close {address} to {services}: {allowed} is there too and is allowed"
+    )]
+    Shared {
+        /// The name after `!`.
+        refused: Name,
+        /// An allowed name at the same address.
+        allowed: Name,
+        /// Their address.
+        address: IpAddr,
+        /// What stays open.
+        services: Services,
+    },
+    /// A refused name without addresses, while the list allows networks that they may lie in.
+    #[error("!{refused} did not resolve: the networks in the list may still reach it")]
+    RefusedUnresolved {
+        /// The name after `!`.
+        refused: Name,
+    },
+    /// The policy allows no destination.
+    #[error("nothing can be reached: no entry is left, or none has an address")]
+    Nothing,
+}
+
+/// Decides what may flow.
+///
+/// `list` and `answers` say where to, `inbound` from where. That nothing is left to allow is a
+/// warning and no error: it is safe, and may be meant.
+#[must_use]
+pub fn decide(list: &Allowlist, answers: &Answers, inbound: &[Element]) -> Decision {
+    let mut warnings = Vec::new();
+    let literal = Refused::new(networks(list, true));
+    let granted = grant_names(list, answers, &literal, &mut warnings);
+
+    let names = granted.by_address.iter().flat_map(|(address, names)| {
+        let services = names.iter().flat_map(|(_, services)| services.iter());
+        elements_of((*address).into(), &services.collect())
+    });
+    let allow = names.chain(networks(list, false).flat_map(|(network, services)| {
+        elements_of(network, &services.without(&literal.services_of(network)))
+    }));
+    let allow = disjoint(allow);
+
+    let refused = refuse_names(list, answers, &granted, &mut warnings);
+    let literals =
+        networks(list, true).flat_map(|(network, services)| elements_of(network, services));
+    let deny = disjoint(refused.into_iter().chain(literals));
+
+    if allow.is_empty() {
+        warnings.push(Warning::Nothing);
+    }
+    Decision {
+        counts: count(&granted.hosts, &allow),
+        policy: Policy {
+            allow,
+            deny,
+            inbound: disjoint(inbound.iter().copied()),
+        },
+        hosts: granted.hosts,
+        warnings,
+    }
+}
+
+/// The literal addresses and networks of one verdict.
+fn networks(list: &Allowlist, deny: bool) -> impl Iterator<Item = (IpNet, &Services)> {
+    let entries = list
+        .entries()
+        .iter()
+        .filter(move |entry| entry.deny == deny);
+    entries.filter_map(|entry| match entry.target {
+        Target::Network(network) => Some((network, &entry.services)),
+        Target::Name(_) | Target::Wildcard(_) => None,
+    })
+}
+
+/// What names may be reached, and where.
+#[derive(Default)]
+struct Granted<'a> {
+    hosts: Vec<(Name, Vec<IpAddr>)>,
+    by_address: BTreeMap<IpAddr, Vec<(&'a Name, Services)>>,
+}
+
+fn grant_names<'a>(
+    list: &'a Allowlist,
+    answers: &Answers,
+    literal: &Refused,
+    warnings: &mut Vec<Warning>,
+) -> Granted<'a> {
+    let mut granted = Granted::default();
+    for (name, services) in list.allowed() {
+        let Some(answer) = answers.get(name).filter(|answer| !answer.is_empty()) else {
+            continue;
+        };
+        let mut seen = BTreeSet::new();
+        let mut addresses = Vec::new();
+        for &address in answer.iter().filter(|address| seen.insert(**address)) {
+            if let Err(reason) = admissible(address, Origin::Name) {
+                warnings.push(Warning::Inadmissible {
+                    name: name.clone(),
+                    address,
+                    reason,
+                });
+                continue;
+            }
+            let open = services.without(&literal.services_of(address.into()));
+            if !open.is_empty() {
+                addresses.push(address);
+                let names = granted.by_address.entry(address).or_default();
+                names.push((name, open));
+            }
+        }
+        if addresses.is_empty() {
+            warnings.push(Warning::Unreachable { name: name.clone() });
+        } else {
+            granted.hosts.push((name.clone(), addresses));
+        }
+    }
+    granted
+}
+
+/// The addresses of refused names, less what allowed names have there.
+fn refuse_names(
+    list: &Allowlist,
+    answers: &Answers,
+    granted: &Granted<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Vec<Element> {
+    let has_networks = networks(list, false).next().is_some();
+    let mut elements = Vec::new();
+    for (refused, services) in list.refused() {
+        let addresses: BTreeSet<IpAddr> = answers
+            .get(refused)
+            .into_iter()
+            .flatten()
+            // What is sent to a mapped address leaves as IPv4.
+            .map(IpAddr::to_canonical)
+            .collect();
+        if addresses.is_empty() && has_networks {
+            warnings.push(Warning::RefusedUnresolved {
+                refused: refused.clone(),
+            });
+        }
+        for address in addresses {
+            let mut closed = services.clone();
+            for (allowed, open) in granted.by_address.get(&address).into_iter().flatten() {
+                let shared = services.without(&services.without(open));
+                closed = closed.without(open);
+                if !shared.is_empty() {
+                    warnings.push(Warning::Shared {
+                        refused: refused.clone(),
+                        allowed: (*allowed).clone(),
+                        address,
+                        services: shared,
+                    });
+                }
+            }
+            elements.extend(elements_of(address.into(), &closed));
+        }
+    }
+    elements
+}
+
+fn count(hosts: &[(Name, Vec<IpAddr>)], allow: &[Element]) -> Counts {
+    let networks: BTreeSet<IpNet> = allow.iter().map(|element| element.network).collect();
+    let ipv4 = networks
+        .iter()
+        .filter(|network| network.addr().is_ipv4())
+        .count();
+    Counts {
+        names: hosts.len(),
+        ipv4,
+        ipv6: networks.len() - ipv4,
+    }
+}
+
+#[cfg(test)]
+mod tests;

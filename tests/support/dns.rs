@@ -257,7 +257,7 @@ impl DnsServer {
                 .push(thread::spawn(move || send_later(&sender, &waiting)));
             let shared = Arc::clone(&server.shared);
             server.threads.push(thread::spawn(move || {
-                shared.serve_udp(&udp, address, &later)
+                shared.serve_udp(&udp, address, &later);
             }));
             let shared = Arc::clone(&server.shared);
             server

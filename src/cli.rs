@@ -1,0 +1,172 @@
+//! The command line as typed: strings, no meaning yet and no I/O.
+//!
+//! [`crate::config`] gives the strings their meaning, together with the environment, and reports
+//! everything that is wrong with them at once.
+
+use clap::{Args, Parser, Subcommand};
+use std::{ffi::OsString, path::PathBuf};
+
+/// Locks the network to an allowlist, drops all privileges and becomes the command.
+///
+/// As the entrypoint of a container: deny everything, resolve the allowed names, install IPv4 and
+/// IPv6 rules, drop every capability, publish the sentinel, execute COMMAND. Any failure on the
+/// way leaves the network locked and the command not started.
+#[derive(Debug, Parser)]
+#[command(
+    name = "egress-init",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    override_usage = "egress-init [OPTIONS] -- COMMAND [ARG]...\n       egress-init apply [OPTIONS]\n       egress-init check [--json] [OPTIONS] [-- COMMAND [ARG]...]\n       egress-init plan [--json] [OPTIONS]",
+    after_help = "Exit status: that of COMMAND; 125 egress-init failed; 126 COMMAND cannot be executed; 127 it was not found; 2 wrong usage.\n\nNeeds CAP_NET_ADMIN to install rules: docker run --cap-add=NET_ADMIN ..."
+)]
+pub struct Cli {
+    /// Another job than that of the entrypoint.
+    #[command(subcommand)]
+    pub action: Option<Action>,
+    /// Options of the entrypoint.
+    #[command(flatten)]
+    pub start: StartArgs,
+    /// The command to become, with its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Lock, resolve, enforce and publish without a command, then exit 0 (Kubernetes init container)
+    Apply {
+        /// Options shared with the entrypoint.
+        #[command(flatten)]
+        start: StartArgs,
+    },
+    /// Verify that the firewall is live; with a command, drop privileges and execute it only then
+    #[command(after_help = "Exit status: 0 verified, 1 not; with a command, as the entrypoint.")]
+    Check(CheckArgs),
+    /// Resolve and print what would be installed, as text for `nft -f`; needs no privilege
+    Plan {
+        /// Print one JSON object instead
+        #[arg(long)]
+        json: bool,
+        /// Options shared with the entrypoint.
+        #[command(flatten)]
+        start: StartArgs,
+    },
+}
+
+/// What `check` takes.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Print {"ok", "reason", "sentinel"} to standard output
+    #[arg(long)]
+    pub json: bool,
+    /// The sentinel and the privileges of a command.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// The command to execute if the check passes
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// What the entrypoint, `apply` and `plan` take. Where an option names a variable, the option
+/// wins over it; a variable set to the empty string counts as absent.
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    /// File of allowed destinations, one entry a line; repeatable [env: EGRESS_INIT_ALLOWLIST, `:` between files] [default: /etc/beacon-code/allowed_domains.txt]
+    #[arg(long, value_name = "FILE")]
+    pub allowlist: Vec<PathBuf>,
+    /// Allowed destination, such as github.com:22,443 or @github; repeatable [env: EGRESS_INIT_ALLOW, OPENAI_ALLOWED_DOMAINS]
+    #[arg(long, value_name = "ENTRY")]
+    pub allow: Vec<OsString>,
+    /// How the command resolves names: pinned (from /etc/hosts, port 53 closed) or system (port 53 open to the nameservers: a tunnel) [env: EGRESS_INIT_DNS] [default: pinned; apply: system]
+    #[arg(long, value_name = "MODE")]
+    pub dns: Option<String>,
+    /// Nameserver to ask; repeatable [env: EGRESS_INIT_DNS_UPSTREAM] [default: those of /etc/resolv.conf]
+    #[arg(long, value_name = "IP[:PORT]")]
+    pub dns_upstream: Vec<String>,
+    /// Time for resolving the whole list, retries included [env: EGRESS_INIT_RESOLVE_TIMEOUT] [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    pub resolve_timeout: Option<String>,
+    /// What to do about a name without an address: fail or skip [env: EGRESS_INIT_ON_UNRESOLVED] [default: fail]
+    #[arg(long, value_name = "ACTION")]
+    pub on_unresolved: Option<String>,
+    /// Connections to let in; repeatable; all others are dropped [env: EGRESS_INIT_INBOUND]
+    #[arg(long, value_name = "PORT[/PROTO][@CIDR]")]
+    pub inbound: Vec<String>,
+    /// The sentinel and the privileges of a command.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// The sentinel, and what the command may keep.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Run the command as this user; names from /etc/passwd and /etc/group, or numbers [env: EGRESS_INIT_USER] [default: stay as started]
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Capability that the command keeps; repeatable; those that undo the firewall are refused
+    #[arg(long, value_name = "CAP")]
+    pub keep_cap: Vec<String>,
+    /// Leave no_new_privs unset, so that setuid programs work in the command
+    #[arg(long)]
+    pub allow_new_privs: bool,
+    /// Socket family that the command may use beside UNIX, INET, INET6 and NETLINK; repeatable
+    #[arg(long, value_name = "FAMILY")]
+    pub allow_socket_family: Vec<String>,
+    /// The file that says that the firewall is enforced [env: EGRESS_INIT_SENTINEL] [default: /etc/beacon-code/firewall.ready]
+    #[arg(long, value_name = "PATH")]
+    pub sentinel: Option<PathBuf>,
+}
+
+/// Logging, to standard error only.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// text or json [env: EGRESS_INIT_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// error, warn, info, debug or trace [env: EGRESS_INIT_LOG, RUST_LOG] [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_after_the_dashes_is_never_a_subcommand() {
+        let cli = Cli::try_parse_from(["egress-init", "--user", "node", "--", "check", "--json"])
+            .unwrap();
+        assert!(cli.action.is_none());
+        assert_eq!(cli.command, ["check", "--json"]);
+    }
+
+    #[test]
+    fn the_entrypoint_needs_a_command() {
+        assert!(Cli::try_parse_from(["egress-init"]).is_err());
+        assert!(Cli::try_parse_from(["egress-init", "apply"]).is_ok());
+        assert!(Cli::try_parse_from(["egress-init", "apply", "--", "x"]).is_err());
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_unknown() {
+        for option in ["--supervise", "--allow-host-network"] {
+            assert!(Cli::try_parse_from(["egress-init", option, "--", "x"]).is_err());
+        }
+        assert!(Cli::try_parse_from(["egress-init", "doctor"]).is_err());
+    }
+}

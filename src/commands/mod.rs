@@ -1,0 +1,125 @@
+//! The subcommands, one file each, and what they share: logging and the runtime.
+
+mod apply;
+mod check;
+mod inputs;
+mod plan;
+mod run;
+mod start;
+
+use crate::{
+    accounts::UserSpec,
+    cli::{CheckArgs, LogArgs, StartArgs},
+    config::{self, Environment, RunConfig},
+    error::Error,
+    log,
+    policy::Decision,
+    privileges::Privileges,
+    socket_filter::Family,
+};
+use std::{
+    ffi::OsString,
+    future::Future,
+    io::{self, Write},
+    time::Instant,
+};
+use tracing::{info, warn};
+
+/// How a subcommand that returns has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As it should.
+    Done,
+    /// `check` did not verify.
+    NotVerified,
+}
+
+const ENVIRONMENT: Environment<'static> = &|name| std::env::var_os(name);
+
+/// The entrypoint: returns only where it failed.
+pub fn run(args: &StartArgs, command: &[OsString]) -> Result<Outcome, Error> {
+    let began = Instant::now();
+    start_logging(&args.log)?;
+    warn_of_unknown_variables();
+    run::run(args, ENVIRONMENT, command, began)
+}
+
+/// `apply`.
+pub fn apply(args: &StartArgs) -> Result<Outcome, Error> {
+    let began = Instant::now();
+    start_logging(&args.log)?;
+    warn_of_unknown_variables();
+    apply::apply(args, ENVIRONMENT, began)
+}
+
+/// `check`.
+pub fn check(args: &CheckArgs) -> Result<Outcome, Error> {
+    start_logging(&args.log)?;
+    check::check(args, ENVIRONMENT)
+}
+
+/// `plan`.
+pub fn plan(args: &StartArgs, json: bool) -> Result<Outcome, Error> {
+    start_logging(&args.log)?;
+    warn_of_unknown_variables();
+    block_on(plan::plan(args, ENVIRONMENT, json))?
+}
+
+/// Logging first, so that whatever is wrong afterwards is logged as asked.
+fn start_logging(args: &LogArgs) -> Result<(), Error> {
+    let config = config::logging(args, ENVIRONMENT).inspect_err(|_| {
+        log::start(log::Format::Text, log::default_filter());
+    })?;
+    log::start(config.format, config.filter);
+    Ok(())
+}
+
+fn warn_of_unknown_variables() {
+    for name in config::unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
+        warn!("the variable {name} means nothing to this version");
+    }
+}
+
+/// One thread: what follows changes the credentials of threads.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Process("start the asynchronous runtime", error))?;
+    Ok(runtime.block_on(work))
+}
+
+/// What the command is to be left with.
+fn privileges(config: &RunConfig) -> Result<Privileges, Error> {
+    let identity = config.user.as_ref().map(UserSpec::look_up).transpose()?;
+    let families = Family::DEFAULT
+        .into_iter()
+        .chain(config.socket_families.iter().copied());
+    Ok(Privileges {
+        identity,
+        keep_caps: config.keep_caps.clone(),
+        no_new_privs: !config.allow_new_privs,
+        socket_families: families.collect(),
+    })
+}
+
+/// The one line of a good start.
+fn report_ready(decision: &Decision, dns: config::Dns, began: Instant) {
+    let counts = decision.counts;
+    info!(
+        "firewall ready: {} {}, {} IPv4 + {} IPv6 addresses, dns {dns}, {:.1} ms",
+        counts.names,
+        if counts.names == 1 { "name" } else { "names" },
+        counts.ipv4,
+        counts.ipv6,
+        began.elapsed().as_secs_f64() * 1000.0,
+    );
+}
+
+fn print(text: &str) -> Result<(), Error> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // Whoever reads only the beginning has what it wanted.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|error| Error::Process("write to standard output", error)),
+    }
+}

@@ -1,0 +1,209 @@
+//! Everything that can end a start, with the exit code and the remedy of each.
+
+use crate::{
+    accounts::AccountError,
+    allowlist::{InvalidAllowlist, Name},
+    check::NotReady,
+    command::CommandError,
+    config::InvalidSettings,
+    launch::LaunchError,
+    links::LinksError,
+    nft::NftError,
+    policy::Inadmissible,
+    privileges::PrivilegeError,
+    resolve::{Unresolved, hosts::HostsError, nameservers::ResolvConfError},
+    sentinel::{NamespaceError, PlaceError},
+    signals::Interruption,
+    start_lock::StartLockError,
+};
+use std::{borrow::Cow, fmt, io, net::IpAddr, path::PathBuf};
+use thiserror::Error;
+
+/// Why an allowed name has no address.
+#[derive(Debug, Error)]
+pub enum NoAddress {
+    /// DNS has none.
+    #[error(transparent)]
+    Unresolved(#[from] Unresolved),
+    /// DNS has only such as no answer may bring in.
+    #[error("{address} is {reason}, which no answer may bring in")]
+    Inadmissible {
+        /// One of them.
+        address: IpAddr,
+        /// Why not.
+        reason: Inadmissible,
+    },
+}
+
+impl NoAddress {
+    fn remedy(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Unresolved(reason) => reason.remedy(),
+            Self::Inadmissible { .. } => {
+                Some("list the address itself if it is meant, or pass --on-unresolved skip".into())
+            }
+        }
+    }
+}
+
+/// Names without an address.
+#[derive(Debug)]
+pub struct UnresolvedNames {
+    /// The names with the reasons.
+    pub names: Vec<(Name, NoAddress)>,
+    /// Whether the namespace has a route to another host.
+    pub connected: bool,
+}
+
+impl fmt::Display for UnresolvedNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, reason)) in self.names.iter().enumerate() {
+            let newline = if index == 0 { "" } else { "\n" };
+            write!(f, "{newline}no address for {name}: {reason}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for UnresolvedNames {}
+
+impl UnresolvedNames {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        if !self.connected {
+            return Some("the network namespace has no route to another host: connect the container to a network, or list addresses instead of names".to_owned());
+        }
+        self.names
+            .iter()
+            .find_map(|(_, reason)| reason.remedy())
+            .map(Cow::into_owned)
+    }
+}
+
+/// Why egress-init ends without having become the command.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Options or variables without meaning.
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
+    /// A list that cannot be read.
+    #[error("cannot read the list {}", path.display())]
+    List {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A list with errors.
+    #[error(transparent)]
+    Allowlist(#[from] InvalidAllowlist),
+    /// No nameservers to be known.
+    #[error(transparent)]
+    ResolvConf(#[from] ResolvConfError),
+    /// Names without an address.
+    #[error(transparent)]
+    Unresolved(#[from] UnresolvedNames),
+    /// /etc/hosts.
+    #[error(transparent)]
+    Hosts(#[from] HostsError),
+    /// The firewall.
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    /// The links.
+    #[error(transparent)]
+    Links(#[from] LinksError),
+    /// `--user`.
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    /// The command.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The privileges to drop.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
+    /// The way to the command.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The sentinel.
+    #[error(transparent)]
+    Sentinel(#[from] PlaceError),
+    /// The identity of the network namespace.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// The check did not pass.
+    #[error(transparent)]
+    NotReady(#[from] NotReady),
+    /// Another start.
+    #[error(transparent)]
+    StartLock(#[from] StartLockError),
+    /// DNS stays open to uid 0, and the command would be that.
+    #[error(
+        "the command would run as uid 0, to which --dns system leaves port 53 of any server open here"
+    )]
+    RootWithOpenDns,
+    /// A signal.
+    #[error("{} ended the start", .0.name())]
+    Interrupted(Interruption),
+    /// Something that a process always has.
+    #[error("cannot {0}")]
+    Process(&'static str, #[source] io::Error),
+}
+
+impl Error {
+    /// The exit code (section 4 of the contract, in the README).
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Command(error) => error.exit_code(),
+            Self::Launch(error) => error.exit_code(),
+            Self::Interrupted(signal) => signal.exit_code(),
+            _ => 125,
+        }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Settings(_) | Self::Interrupted(_) | Self::Process(..) => None,
+            Self::List { .. } => {
+                Some("name an existing file with --allowlist, readable for root".to_owned())
+            }
+            Self::Allowlist(error) => error.remedy(),
+            Self::ResolvConf(error) => error.remedy().map(Cow::into_owned),
+            Self::Unresolved(error) => error.remedy(),
+            Self::Hosts(error) => error.remedy().map(Cow::into_owned),
+            Self::Nft(error) => error.remedy(),
+            Self::Links(error) => error.remedy(),
+            Self::Account(error) => error.remedy(),
+            Self::Command(error) => error.remedy(),
+            Self::Privileges(error) => error.remedy(),
+            Self::Launch(error) => error.remedy(),
+            Self::Sentinel(error) => error.remedy(),
+            Self::Namespace(error) => error.remedy(),
+            Self::NotReady(error) => error.remedy(),
+            Self::StartLock(error) => error.remedy(),
+            Self::RootWithOpenDns => Some(
+                "run the command as another user with --user, name the servers with --dns-upstream, or choose --dns pinned".to_owned(),
+            ),
+        }
+    }
+
+    /// The line for a person: what failed, on what, why, and what to do about it.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let mut report = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            report.push_str(": ");
+            report.push_str(&error.to_string());
+            source = error.source();
+        }
+        if let Some(remedy) = self.remedy() {
+            report.push_str("; ");
+            report.push_str(&remedy);
+        }
+        report
+    }
+}

@@ -1,0 +1,216 @@
+//! The end of a start: the sentinel is published and this process becomes the command.
+//!
+//! Publishing takes root, and so does taking the sentinel away again where the rest fails; but the
+//! rest begins with not being root any more. Credentials are a thread's in Linux, so one thread
+//! stays root and waits while another steps down and executes the command. Exec ends all other
+//! threads and gives the process the credentials of the one that called it (execve(2)), the
+//! process id stays.
+//!
+//! ```text
+//! this thread, root                     the thread that becomes the command
+//! ─────────────────                     ───────────────────────────────────
+//! block signals
+//! keep what changing user takes
+//! publish the sentinel
+//! start the thread, wait           ──►  groups, gid, uid
+//!                                       capabilities, no_new_privs, socket filter, read back
+//!                                       close-on-exec, signals as a new process has them
+//!                                       exec
+//! remove the sentinel, report      ◄──  or an error
+//! ```
+
+use crate::command::Command;
+use crate::privileges::{PrivilegeError, Privileges};
+use crate::sentinel::{Place, PlaceError, Sentinel};
+use crate::sys::process;
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use std::convert::Infallible;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::{io, thread};
+use thiserror::Error;
+
+/// Why this process did not become the command. No sentinel is left, but for `SentinelLeft`.
+#[derive(Debug, Error)]
+pub enum LaunchError {
+    /// Privileges cannot be dropped as planned.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
+    /// The sentinel cannot be published.
+    #[error(transparent)]
+    Publish(#[from] PlaceError),
+    /// No thread, or something of a new process that cannot be set up.
+    #[error("cannot {what}")]
+    SetUp {
+        /// What was tried, a verb.
+        what: &'static str,
+        /// The reason.
+        source: io::Error,
+    },
+    /// SIGTERM or SIGINT came before exec.
+    #[error("stopped by {0}")]
+    Interrupted(Signal),
+    /// The kernel refuses to execute the command.
+    #[error("cannot execute {}", .path.display())]
+    Exec {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The launch failed, and then the sentinel could not be taken away.
+    #[error("{launch}, and the sentinel is still there")]
+    SentinelLeft {
+        /// Why the launch failed.
+        launch: Box<LaunchError>,
+        /// Why the sentinel is still there.
+        source: PlaceError,
+    },
+}
+
+impl LaunchError {
+    /// 126 where the command cannot be executed, 143 and 130 after a signal, else 125 (I5).
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Exec { .. } => 126,
+            Self::Interrupted(Signal::SIGINT) => 130,
+            Self::Interrupted(_) => 143,
+            Self::SentinelLeft { launch, .. } => launch.exit_code(),
+            Self::Privileges(_) | Self::Publish(_) | Self::SetUp { .. } => 125,
+        }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Privileges(error) => error.remedy(),
+            Self::Publish(error) => error.remedy(),
+            Self::SetUp { .. } => {
+                Some("raise the container's limits on processes and memory".to_owned())
+            }
+            Self::Interrupted(_) => None,
+            Self::Exec { path, source } => exec_remedy(path, source),
+            Self::SentinelLeft { .. } => Some("remove the sentinel by hand".to_owned()),
+        }
+    }
+}
+
+/// The usual reason behind each error number of execve(2).
+fn exec_remedy(path: &std::path::Path, source: &io::Error) -> Option<String> {
+    let path = path.display();
+    Some(match source.raw_os_error()? {
+        libc::ENOENT => {
+            format!("install the interpreter that {path} names (its #! line, or its ELF loader)")
+        }
+        libc::ENOEXEC => format!("give {path} a #! line, or build it for this architecture"),
+        libc::EACCES => format!(
+            "let the command's user execute {path} and enter every directory on the way, on a file \
+             system without noexec"
+        ),
+        libc::EPERM => format!(
+            "take the file capabilities off {path} (setcap -r), or keep them with --keep-cap"
+        ),
+        libc::E2BIG => "pass fewer arguments or a smaller environment".to_owned(),
+        libc::EAGAIN => "raise the command's limit on processes (ulimit -u)".to_owned(),
+        _ => return None,
+    })
+}
+
+/// Becomes `command` with `privileges`; before, publishes the sentinel where there is one to
+/// publish. Returns only if that fails, and then signals stay blocked and capabilities gone: what
+/// is left to do is to report and to exit.
+#[must_use = "it says why the command did not start"]
+pub fn launch(
+    command: &Command,
+    privileges: &Privileges,
+    sentinel: Option<(&Place, &Sentinel)>,
+) -> LaunchError {
+    let Err(launch) = try_launch(command, privileges, sentinel);
+    let removed = sentinel.map_or(Ok(()), |(place, _)| place.remove());
+    match removed {
+        Ok(()) => launch,
+        Err(source) => LaunchError::SentinelLeft {
+            launch: Box::new(launch),
+            source,
+        },
+    }
+}
+
+fn try_launch(
+    command: &Command,
+    privileges: &Privileges,
+    sentinel: Option<(&Place, &Sentinel)>,
+) -> Result<Infallible, LaunchError> {
+    // From here to exec a signal waits, so that none ends the process with the sentinel in place.
+    SigSet::all()
+        .thread_block()
+        .map_err(set_up("block signals"))?;
+    privileges.check_attainable()?;
+    privileges.confine()?;
+    if let Some((place, sentinel)) = sentinel {
+        place.publish(sentinel)?;
+    }
+    thread::scope(|scope| {
+        let becoming = thread::Builder::new()
+            .name("exec".to_owned())
+            .spawn_scoped(scope, || become_command(command, privileges))
+            .map_err(set_up("start a thread"))?;
+        becoming
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// The second column above.
+fn become_command(command: &Command, privileges: &Privileges) -> Result<Infallible, LaunchError> {
+    privileges.drop_all()?;
+    process::close_on_exec_above_2().map_err(set_up("close file descriptors at exec"))?;
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        // As PID 1 the process would lose it below: default dispositions do not end an init.
+        if process::is_pending(signal).map_err(set_up("look at pending signals"))? {
+            return Err(LaunchError::Interrupted(signal));
+        }
+    }
+    process::reset_dispositions().map_err(set_up("reset signal dispositions"))?;
+    SigSet::empty()
+        .thread_set_mask()
+        .map_err(set_up("unblock signals"))?;
+    let error = execute(command);
+    SigSet::all()
+        .thread_block()
+        .map_err(set_up("block signals"))?;
+    Err(error)
+}
+
+/// Tries one file after the other, as execvp(3) does: what this user may not execute, or what is
+/// gone by now, does not hide what comes later in PATH.
+fn execute(command: &Command) -> LaunchError {
+    let mut refused = None;
+    for path in command.candidates() {
+        // The environment is this process's own, which nothing has changed.
+        let Err(errno) = nix::unistd::execv(path, command.argv());
+        let error = LaunchError::Exec {
+            path: OsStr::from_bytes(path.to_bytes()).into(),
+            source: errno.into(),
+        };
+        if !matches!(errno, Errno::EACCES | Errno::ENOENT | Errno::ENOTDIR) {
+            return error;
+        }
+        refused = refused.or(Some(error));
+    }
+    refused.unwrap_or(LaunchError::Exec {
+        path: PathBuf::new(),
+        source: Errno::ENOENT.into(),
+    })
+}
+
+fn set_up<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> LaunchError {
+    move |source| LaunchError::SetUp {
+        what,
+        source: source.into(),
+    }
+}

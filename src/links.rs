@@ -1,0 +1,113 @@
+//! Links, addresses and routes over rtnetlink: what the namespace is connected to.
+//!
+//! The rules do not depend on any of it (I6); it makes loopback work where nobody brought it up,
+//! and makes a failed resolution explain itself.
+
+use futures_util::TryStreamExt;
+use rtnetlink::{
+    Handle, LinkUnspec, RouteMessageBuilder, new_connection,
+    packet_route::{
+        link::LinkFlags,
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    },
+};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr},
+};
+use thiserror::Error;
+
+/// The index of the loopback interface in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// A failure to read or to change the links.
+#[derive(Debug, Error)]
+pub enum LinksError {
+    /// No socket.
+    #[error("could not open an rtnetlink socket")]
+    Open(#[source] io::Error),
+    /// The request failed.
+    #[error("could not {0}")]
+    Request(&'static str, #[source] Box<rtnetlink::Error>),
+}
+
+impl LinksError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        Some("run the container with --cap-add=NET_ADMIN".into())
+    }
+}
+
+/// What a namespace is connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connectivity {
+    /// There is an IPv4 route to another host.
+    pub ipv4: bool,
+    /// The same for IPv6, link-local routes not counted.
+    pub ipv6: bool,
+}
+
+/// Brings loopback up where it is down: local services are part of what may flow, and the kernel
+/// delivers the answers of a rejecting rule through it.
+pub async fn bring_loopback_up() -> Result<(), LinksError> {
+    with_handle(async |handle| {
+        let failed = |error| LinksError::Request("read the loopback interface", Box::new(error));
+        let mut links = handle.link().get().match_index(LOOPBACK).execute();
+        let Some(link) = links.try_next().await.map_err(failed)? else {
+            return Ok(());
+        };
+        if link.header.flags.contains(LinkFlags::Up) {
+            return Ok(());
+        }
+        let up = LinkUnspec::new_with_index(LOOPBACK).up().build();
+        let failed =
+            |error| LinksError::Request("bring the loopback interface up", Box::new(error));
+        handle.link().set(up).execute().await.map_err(failed)
+    })
+    .await
+}
+
+/// Says what the namespace is connected to.
+pub async fn connectivity() -> Result<Connectivity, LinksError> {
+    with_handle(async |handle| {
+        let ipv4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let ipv6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        Ok(Connectivity {
+            ipv4: routed(handle, ipv4).await?,
+            ipv6: routed(handle, ipv6).await?,
+        })
+    })
+    .await
+}
+
+async fn with_handle<T>(
+    job: impl AsyncFnOnce(&Handle) -> Result<T, LinksError>,
+) -> Result<T, LinksError> {
+    let (connection, handle, _) = new_connection().map_err(LinksError::Open)?;
+    let connection = tokio::spawn(connection);
+    let result = job(&handle).await;
+    connection.abort();
+    result
+}
+
+async fn routed(handle: &Handle, family: RouteMessage) -> Result<bool, LinksError> {
+    let failed = |error| LinksError::Request("read the routes", Box::new(error));
+    let mut routes = handle.route().get(family).execute();
+    let mut found = false;
+    while let Some(route) = routes.try_next().await.map_err(failed)? {
+        found |= route.header.kind == RouteType::Unicast && !route.attributes.iter().any(stays);
+    }
+    Ok(found)
+}
+
+/// Whether an attribute says that a route goes no further than this host or this link.
+fn stays(attribute: &RouteAttribute) -> bool {
+    match attribute {
+        RouteAttribute::Oif(index) => *index == LOOPBACK,
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
+            address.is_unicast_link_local()
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,89 @@
+//! What can go wrong between the ruleset and the kernel, in words.
+
+use super::transaction::Subject;
+use std::io;
+use thiserror::Error;
+
+/// An error that the kernel gave, and what it added to it.
+#[derive(Debug, Error)]
+#[error("{error}{}", detail.as_ref().map(|detail| format!(", {detail}")).unwrap_or_default())]
+pub struct Refusal {
+    /// The error number.
+    pub error: io::Error,
+    /// A sentence, or the place in the message.
+    pub detail: Option<String>,
+}
+
+/// A failure to install or to verify the ruleset. The state before it stays: a transaction takes
+/// effect whole or not at all.
+#[derive(Debug, Error)]
+pub enum NftError {
+    /// No socket to nf_tables.
+    #[error("could not open a netlink socket to nf_tables")]
+    Open(#[source] io::Error),
+    /// The batch did not leave.
+    #[error("could not send the ruleset to the kernel")]
+    Send(#[source] io::Error),
+    /// The kernel refused the whole batch.
+    #[error("the kernel refused the ruleset")]
+    Refused(#[source] Refusal),
+    /// The kernel refused one thing in it, and so all of it.
+    #[error("the kernel refused {0}")]
+    RefusedStep(Subject, #[source] Refusal),
+    /// No answer in time, or a broken one.
+    #[error("the kernel did not acknowledge the ruleset")]
+    Acknowledge(#[source] io::Error),
+    /// The table could not be read.
+    #[error("could not read the ruleset back from the kernel")]
+    ReadBack(#[source] io::Error),
+    /// The kernel answered in a way that this version does not know.
+    #[error("could not understand the ruleset that the kernel returned")]
+    Unreadable,
+    /// The table changed each time while it was being read.
+    #[error("table inet egress_init kept changing while it was read back")]
+    Unstable,
+    /// The table is not what was sent.
+    #[error("the ruleset in the kernel is not the intended one: {0} differs")]
+    Different(String),
+}
+
+impl NftError {
+    pub(super) fn refused(subject: Option<Subject>, refusal: Refusal) -> Self {
+        match subject {
+            // Whoever lacks the capability lacks it for everything.
+            Some(subject) if refusal.error.raw_os_error() != Some(libc::EPERM) => {
+                Self::RefusedStep(subject, refusal)
+            }
+            _ => Self::Refused(refusal),
+        }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        let source = match self {
+            Self::Open(error) | Self::Send(error) => error,
+            Self::Refused(refusal) | Self::RefusedStep(_, refusal) => &refusal.error,
+            Self::Acknowledge(_) | Self::ReadBack(_) | Self::Unreadable => {
+                return Some(
+                    "start again; if it persists, report it with the version of the kernel".into(),
+                );
+            }
+            Self::Unstable | Self::Different(_) => {
+                return Some("see what else changes the firewall of this network namespace".into());
+            }
+        };
+        Some(match source.raw_os_error()? {
+            libc::EPERM | libc::EACCES => {
+                "run the container with --cap-add=NET_ADMIN; in a user namespace, in one that owns the network namespace"
+            }
+            libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL | libc::ENOENT => {
+                "this needs nf_tables in the kernel, version 5.6 or later (modules nf_tables, nft_ct, nft_reject_inet, \
+                 nft_log, nft_limit, nf_conntrack, nfnetlink_log); gVisor has none: use the runc runtime there"
+            }
+            libc::ENOMEM | libc::ENOBUFS => "the kernel has no memory for a ruleset of this size: shorten the list",
+            _ => return None,
+        }
+        .into())
+    }
+}

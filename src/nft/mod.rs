@@ -1,0 +1,348 @@
+//! Ruleset → kernel: transactions, their acknowledgement, and the read-back that proves them.
+//!
+//! The only module that talks to nf_tables; it knows nothing of names or lists. Encoding is in
+//! [`transaction`] over [`crate::sys::nftnl`], comparing in [`read_back`].
+
+mod error;
+mod read_back;
+mod transaction;
+
+pub use error::{NftError, Refusal};
+
+use crate::{
+    ruleset::Ruleset,
+    sys::{netlink::Socket, nftnl::Message},
+};
+use std::time::Duration;
+use transaction::{Batch, Change};
+
+/// How long the kernel may take for one transaction. Loading 100,000 networks takes one to two
+/// seconds on a small machine.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The nf_tables of this network namespace.
+pub struct Nftables {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Nftables {
+    /// Opens a socket to it.
+    pub fn open() -> Result<Self, NftError> {
+        let socket = Socket::open(DEADLINE).map_err(NftError::Open)?;
+        Ok(Self {
+            socket,
+            sequence: 1,
+            buffer: vec![0; 64 * 1024],
+        })
+    }
+
+    /// Makes the table what `to` says, whatever is there now, in one transaction.
+    pub fn replace(&mut self, to: &Ruleset) -> Result<(), NftError> {
+        self.commit(&transaction::replace(to))
+    }
+
+    /// Makes the table what `to` says where it is what `from` says. Packets are judged by `from`
+    /// until one last transaction, by `to` from then on.
+    pub fn transition(&mut self, from: &Ruleset, to: &Ruleset) -> Result<(), NftError> {
+        self.commit(&transaction::transition(from, to))
+    }
+
+    /// Ends the conversation, at once: see [`Socket::close`].
+    pub fn close(self) {
+        self.socket.close();
+    }
+
+    /// Reads the table and compares it with `intended` (I3).
+    pub fn verify(&mut self, intended: &Ruleset) -> Result<(), NftError> {
+        read_back::compare(self, intended)
+    }
+
+    fn commit(&mut self, change: &Change) -> Result<(), NftError> {
+        let len = transaction::length(change);
+        let limit = self.socket.room_for(len).map_err(NftError::Send)?;
+        if len <= limit {
+            let steps: Vec<_> = change
+                .prepare
+                .iter()
+                .chain(&change.switch)
+                .cloned()
+                .collect();
+            return self.send(&steps);
+        }
+        for steps in transaction::cut(&change.prepare, limit) {
+            self.send(steps)?;
+        }
+        self.send(&change.switch)
+    }
+
+    fn send(&mut self, steps: &[transaction::Step]) -> Result<(), NftError> {
+        let batch = transaction::batch(steps, self.sequence);
+        self.sequence = batch.last().wrapping_add(2);
+        self.socket.send(&batch.datagram).map_err(NftError::Send)?;
+        self.await_acknowledgement(&batch)
+    }
+
+    /// The last message of the batch is acknowledged when all of it is committed. Anything that
+    /// was refused is reported under its own number, the batch as a whole under the number of
+    /// its first header (EPERM, a failed commit, no memory).
+    fn await_acknowledgement(&mut self, batch: &Batch) -> Result<(), NftError> {
+        loop {
+            let answers = self
+                .socket
+                .receive(&mut self.buffer)
+                .map_err(NftError::Acknowledge)?;
+            for message in answers {
+                let message = message.map_err(NftError::Acknowledge)?;
+                let Some(answer) = Answer::read(message) else {
+                    continue;
+                };
+                let ours = answer.sequence.wrapping_sub(batch.header)
+                    <= batch.last().wrapping_sub(batch.header) + 1;
+                if !ours {
+                    continue;
+                }
+                if let Some(error) = answer.error {
+                    let subject = batch.step(answer.sequence).map(|step| step.subject.clone());
+                    return Err(NftError::refused(subject, error));
+                }
+                if answer.sequence == batch.last() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Sends a question and collects the answers to it.
+    fn ask<T>(
+        &mut self,
+        question: &Message,
+        mut parse: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NftError> {
+        let mut attempts = 5;
+        loop {
+            match self.ask_once(question, &mut parse)? {
+                Some(answers) => return Ok(answers),
+                None if attempts > 0 => attempts -= 1,
+                None => return Err(NftError::Unstable),
+            }
+        }
+    }
+
+    /// Nothing where the kernel says that the table changed while it was being read.
+    fn ask_once<T>(
+        &mut self,
+        question: &Message,
+        parse: &mut impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, NftError> {
+        let sequence = self.sequence;
+        self.sequence = sequence.wrapping_add(1);
+        let mut question = question.clone();
+        question[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        self.socket.send(&question).map_err(NftError::Send)?;
+        let mut answers = Vec::new();
+        let mut intact = true;
+        loop {
+            let messages = self
+                .socket
+                .receive(&mut self.buffer)
+                .map_err(NftError::ReadBack)?;
+            for message in messages {
+                let message = message.map_err(NftError::ReadBack)?;
+                let header = Header::read(message).ok_or(NftError::Unreadable)?;
+                if header.sequence != sequence {
+                    continue;
+                }
+                intact &= header.flags & DUMP_INTERRUPTED == 0;
+                if let Some(answer) = Answer::read(message) {
+                    return match answer.error {
+                        Some(refusal) => Err(NftError::ReadBack(refusal.error)),
+                        None => Ok(intact.then_some(answers)),
+                    };
+                }
+                if header.kind == DONE {
+                    return Ok(intact.then_some(answers));
+                }
+                answers.push(parse(message).ok_or(NftError::Unreadable)?);
+            }
+        }
+    }
+}
+
+// Of include/uapi/linux/netlink.h.
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+const DUMP_INTERRUPTED: u16 = 0x10;
+
+struct Header {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+}
+
+impl Header {
+    fn read(message: &[u8]) -> Option<Self> {
+        let u16_at = |at: usize| {
+            Some(u16::from_ne_bytes(
+                message.get(at..at + 2)?.try_into().ok()?,
+            ))
+        };
+        let sequence = u32::from_ne_bytes(message.get(8..12)?.try_into().ok()?);
+        Some(Self {
+            kind: u16_at(4)?,
+            flags: u16_at(6)?,
+            sequence,
+        })
+    }
+}
+
+/// An acknowledgement (`struct nlmsgerr`), with what the kernel adds to an error in words
+/// (`NETLINK_EXT_ACK` in netlink(7)).
+struct Answer {
+    sequence: u32,
+    error: Option<Refusal>,
+}
+
+// Of include/uapi/linux/netlink.h.
+const ACK_HAS_ATTRIBUTES: u16 = 0x200;
+const ATTRIBUTE_MESSAGE: u16 = 1;
+const ATTRIBUTE_OFFSET: u16 = 2;
+
+impl Answer {
+    fn read(message: &[u8]) -> Option<Self> {
+        let header = Header::read(message)?;
+        if header.kind != ERROR {
+            return None;
+        }
+        let errno = i32::from_ne_bytes(message.get(16..20)?.try_into().ok()?);
+        let error = (errno != 0).then(|| Refusal {
+            error: std::io::Error::from_raw_os_error(errno.wrapping_neg()),
+            // After the error the header that it is about, and with `NETLINK_CAP_ACK` no more.
+            detail: (header.flags & ACK_HAS_ATTRIBUTES != 0)
+                .then(|| message.get(36..).and_then(detail))
+                .flatten(),
+        });
+        Some(Self {
+            sequence: header.sequence,
+            error,
+        })
+    }
+}
+
+/// What the attributes of an error say: a sentence, or which octet of the message is at fault.
+fn detail(mut attributes: &[u8]) -> Option<String> {
+    let mut offset = None;
+    while let Some((header, _)) = attributes.split_first_chunk::<4>() {
+        let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let value = attributes.get(4..len)?;
+        match u16::from_ne_bytes([header[2], header[3]]) {
+            ATTRIBUTE_MESSAGE => {
+                let text = value.strip_suffix(b"\0").unwrap_or(value);
+                return Some(String::from_utf8_lossy(text).into_owned());
+            }
+            ATTRIBUTE_OFFSET => {
+                let octet = u32::from_ne_bytes(value.try_into().ok()?);
+                offset = Some(format!("at octet {octet} of the message"));
+            }
+            _ => {}
+        }
+        attributes = attributes
+            .get(len.next_multiple_of(4)..)
+            .unwrap_or_default();
+    }
+    offset
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// An error message as the kernel sends it with extended acknowledgements.
+    fn answer(errno: i32, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut message = vec![0; 36];
+        message[4..6].copy_from_slice(&ERROR.to_ne_bytes());
+        message[6..8].copy_from_slice(&(ACK_HAS_ATTRIBUTES | 0x100).to_ne_bytes());
+        message[8..12].copy_from_slice(&7_u32.to_ne_bytes());
+        message[16..20].copy_from_slice(&(-errno).to_ne_bytes());
+        for (kind, value) in attributes {
+            let len = u16::try_from(4 + value.len()).unwrap();
+            message.extend_from_slice(&len.to_ne_bytes());
+            message.extend_from_slice(&kind.to_ne_bytes());
+            message.extend_from_slice(value);
+            message.resize(message.len().next_multiple_of(4), 0);
+        }
+        message
+    }
+
+    #[test]
+    fn an_error_says_what_the_kernel_says() {
+        let offset = 52_u32.to_ne_bytes();
+        let words = answer(
+            22,
+            &[
+                (ATTRIBUTE_OFFSET, &offset),
+                (ATTRIBUTE_MESSAGE, b"no such hook\0"),
+            ],
+        );
+        let refusal = Answer::read(&words).unwrap().error.unwrap();
+        assert_eq!(
+            refusal.to_string(),
+            "Invalid argument (os error 22), no such hook"
+        );
+        let octet = answer(2, &[(ATTRIBUTE_OFFSET, &offset)]);
+        let refusal = Answer::read(&octet).unwrap().error.unwrap();
+        assert_eq!(
+            refusal.to_string(),
+            "No such file or directory (os error 2), at octet 52 of the message"
+        );
+    }
+
+    #[test]
+    fn zero_is_an_acknowledgement() {
+        let answer = Answer::read(&answer(0, &[])).unwrap();
+        assert_eq!(answer.sequence, 7);
+        assert!(answer.error.is_none());
+    }
+
+    #[test]
+    fn broken_attributes_are_no_detail() {
+        for broken in [&[3, 0, 1, 0][..], &[0, 0, 1, 0], &[200, 0, 1, 0, 65]] {
+            let mut message = answer(1, &[]);
+            message.extend_from_slice(broken);
+            assert_eq!(Answer::read(&message).unwrap().error.unwrap().detail, None);
+        }
+    }
+
+    #[test]
+    fn a_batch_is_cut_at_messages() {
+        let steps: Vec<_> = [100, 200, 300]
+            .map(|len| transaction::Step {
+                subject: transaction::Subject::Table,
+                message: vec![0; len],
+            })
+            .into();
+        let sizes =
+            |limit| -> Vec<usize> { transaction::cut(&steps, limit).map(<[_]>::len).collect() };
+        assert_eq!(sizes(1000), [3]);
+        assert_eq!(sizes(341), [2, 1]);
+        assert_eq!(sizes(339), [1, 1, 1]);
+        // What fits nowhere is sent all the same.
+        assert_eq!(sizes(10), [1, 1, 1]);
+    }
+
+    #[test]
+    fn the_first_error_belongs_to_the_whole_batch() {
+        let steps = [transaction::Step {
+            subject: transaction::Subject::Table,
+            message: vec![0; 20],
+        }];
+        let batch = transaction::batch(&steps, 40);
+        assert!(batch.step(40).is_none());
+        assert!(batch.step(41).is_some());
+        assert_eq!(batch.last(), 41);
+        assert!(batch.step(42).is_none());
+    }
+}

@@ -1,0 +1,219 @@
+//! A ruleset as netlink messages, and messages as the batches that the kernel commits whole.
+//!
+//! A batch takes effect at one instant or not at all. What must change at one instant is in one
+//! batch; what nothing refers to yet (new sets and their elements) may come in batches before it,
+//! where the socket has no room for all of it.
+
+use crate::{
+    ruleset::{Chain, Ruleset, Set, bytecode},
+    sys::nftnl::{self, Message},
+};
+use std::fmt;
+
+/// What a message is about, for the error that names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The table itself.
+    Table,
+    /// A chain.
+    Chain(&'static str),
+    /// A set.
+    Set(&'static str),
+    /// Elements of a set.
+    Elements(&'static str),
+    /// A rule, as text.
+    Rule(&'static str, String),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Table => write!(f, "table inet {}", crate::ruleset::TABLE),
+            Self::Chain(name) => write!(f, "chain {name}"),
+            Self::Set(name) => write!(f, "set {name}"),
+            Self::Elements(set) => write!(f, "elements of set {set}"),
+            Self::Rule(chain, rule) => write!(f, "rule `{rule}` of chain {chain}"),
+        }
+    }
+}
+
+/// A message and what it is about.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What it is about.
+    pub subject: Subject,
+    /// Its octets; the sequence number is still open.
+    pub message: Message,
+}
+
+/// The change from one state of the table to another.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// Messages that may be committed before the rest: nothing that decides a packet refers to
+    /// what they make.
+    pub prepare: Vec<Step>,
+    /// Messages that are committed together, last.
+    pub switch: Vec<Step>,
+}
+
+/// The table as `to` says, whatever is there now, in one transaction.
+///
+/// Chains of the old table and of the new one both end in drop, so that no packet finds a
+/// moment between them.
+#[must_use]
+pub fn replace(to: &Ruleset) -> Change {
+    let mut switch = vec![
+        // Deleting what is not there is an error, making what is there is not.
+        step(Subject::Table, nftnl::add_table()),
+        step(Subject::Table, nftnl::delete_table()),
+        step(Subject::Table, nftnl::add_table()),
+    ];
+    switch.extend(add_sets(to.sets.iter()));
+    for chain in &to.chains {
+        switch.push(step(Subject::Chain(chain.name), nftnl::add_chain(chain)));
+    }
+    switch.extend(add_rules(&to.chains));
+    Change {
+        prepare: Vec::new(),
+        switch,
+    }
+}
+
+/// The table as `to` says, where it is now as `from` says. Both have the same chains; a set that
+/// both have is the same in both.
+#[must_use]
+pub fn transition(from: &Ruleset, to: &Ruleset) -> Change {
+    let prepare = add_sets(to.sets.iter().filter(|set| !from.sets.contains(set)));
+    let mut switch: Vec<Step> = from
+        .chains
+        .iter()
+        .map(|chain| step(Subject::Chain(chain.name), nftnl::flush_chain(chain.name)))
+        .collect();
+    let obsolete = from.sets.iter().filter(|set| !to.sets.contains(set));
+    switch.extend(obsolete.map(|set| step(Subject::Set(set.name), nftnl::delete_set(set.name))));
+    switch.extend(add_rules(&to.chains));
+    Change { prepare, switch }
+}
+
+fn add_sets<'a>(sets: impl Iterator<Item = &'a Set>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (id, set) in (1..).zip(sets) {
+        steps.push(step(Subject::Set(set.name), nftnl::add_set(set, id)));
+        steps.extend(
+            nftnl::add_elements(set).map(|message| step(Subject::Elements(set.name), message)),
+        );
+    }
+    steps
+}
+
+fn add_rules(chains: &[Chain]) -> Vec<Step> {
+    let rules = chains
+        .iter()
+        .flat_map(|chain| chain.rules.iter().map(move |rule| (chain.name, rule)));
+    rules
+        .map(|(chain, rule)| {
+            let message = nftnl::add_rule(chain, &bytecode::lower(rule));
+            step(Subject::Rule(chain, rule.to_string()), message)
+        })
+        .collect()
+}
+
+fn step(subject: Subject, message: Message) -> Step {
+    Step { subject, message }
+}
+
+/// A batch as the kernel takes it: one datagram.
+pub struct Batch<'a> {
+    /// The octets.
+    pub datagram: Vec<u8>,
+    /// The steps in it; the message of the first has sequence number [`Batch::first`].
+    pub steps: &'a [Step],
+    /// The sequence number of the batch's first header, to which errors of the whole batch go.
+    pub header: u32,
+}
+
+impl Batch<'_> {
+    /// The sequence number of the last step, the only one that is acknowledged.
+    #[must_use]
+    pub fn last(&self) -> u32 {
+        self.header
+            .wrapping_add(u32::try_from(self.steps.len()).unwrap_or(u32::MAX))
+    }
+
+    /// The step that a sequence number belongs to.
+    #[must_use]
+    pub fn step(&self, sequence: u32) -> Option<&Step> {
+        let index = sequence.wrapping_sub(self.header).checked_sub(1)?;
+        self.steps.get(usize::try_from(index).ok()?)
+    }
+}
+
+/// The length of a batch without messages, in octets.
+const FRAME: usize = 2 * 20;
+
+/// Puts steps in a batch, numbered from `sequence`.
+#[must_use]
+pub fn batch(steps: &[Step], sequence: u32) -> Batch<'_> {
+    let len = FRAME + steps.iter().map(|step| step.message.len()).sum::<usize>();
+    let mut datagram = Vec::with_capacity(len);
+    let mut number = sequence;
+    append(&mut datagram, &nftnl::batch_begin(), number, 0);
+    for (index, step) in steps.iter().enumerate() {
+        number = number.wrapping_add(1);
+        let acknowledge = if index + 1 == steps.len() {
+            libc::NLM_F_ACK
+        } else {
+            0
+        };
+        append(&mut datagram, &step.message, number, acknowledge);
+    }
+    append(
+        &mut datagram,
+        &nftnl::batch_end(),
+        number.wrapping_add(1),
+        0,
+    );
+    Batch {
+        datagram,
+        steps,
+        header: sequence,
+    }
+}
+
+/// Appends a message with its sequence number, and with the flags that this crate decides: one
+/// acknowledgement a batch keeps the answers within any receive buffer.
+fn append(datagram: &mut Vec<u8>, message: &[u8], sequence: u32, acknowledge: libc::c_int) {
+    let at = datagram.len();
+    datagram.extend_from_slice(message);
+    let header = &mut datagram[at..];
+    let flags = u16::from_ne_bytes([header[6], header[7]]) & !ACK | (acknowledge as u16 & ACK);
+    header[6..8].copy_from_slice(&flags.to_ne_bytes());
+    header[8..12].copy_from_slice(&sequence.to_ne_bytes());
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 4
+const ACK: u16 = libc::NLM_F_ACK as u16;
+
+/// Cuts steps into runs whose batches are at most `limit` octets long.
+pub fn cut(steps: &[Step], limit: usize) -> impl Iterator<Item = &[Step]> {
+    let mut rest = steps;
+    std::iter::from_fn(move || {
+        let mut len = FRAME;
+        let fits = rest.iter().take_while(|step| {
+            len += step.message.len();
+            len <= limit
+        });
+        // A message that does not fit by itself is sent all the same: the kernel says why not.
+        let count = fits.count().max(1).min(rest.len());
+        let (run, tail) = rest.split_at(count);
+        rest = tail;
+        (!run.is_empty()).then_some(run)
+    })
+}
+
+/// The length of a change as one batch, in octets.
+#[must_use]
+pub fn length(change: &Change) -> usize {
+    let steps = change.prepare.iter().chain(&change.switch);
+    FRAME + steps.map(|step| step.message.len()).sum::<usize>()
+}

@@ -1,0 +1,524 @@
+//! What the command may do: a plan as data, the way down to it, and the proof (I4).
+//!
+//! Everything here acts on the calling thread alone. The way has two parts, because the sentinel
+//! is published as root between them: `confine` leaves only what changing user takes,
+//! `drop_all` does the rest and reads the result back from the kernel. Each of the five capability
+//! sets ends up with the kept capabilities and nothing else. Securebits are left alone: they
+//! change how capabilities pass between sets, and a set that is empty has nothing to pass.
+
+mod capability;
+mod error;
+mod status;
+
+pub use capability::KeptCapability;
+pub use error::PrivilegeError;
+pub use status::{Status, StatusError};
+
+use crate::accounts::Identity;
+use crate::socket_filter::{Family, SocketFilter};
+use crate::sys::process;
+use caps::{CapSet, Capability, CapsHashSet};
+use std::fs;
+
+/// What the command starts with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Privileges {
+    /// `--user`; without it the command stays who started egress-init.
+    pub identity: Option<Identity>,
+    /// `--keep-cap`.
+    pub keep_caps: Vec<KeptCapability>,
+    /// Off with `--allow-new-privs`.
+    pub no_new_privs: bool,
+    /// Families that sockets may have: `Family::DEFAULT` and `--allow-socket-family`.
+    pub socket_families: Vec<Family>,
+}
+
+impl Privileges {
+    /// Whether this process has what the plan takes, without changing anything: to be asked
+    /// early, so that a start that cannot end well ends at once (I5).
+    pub fn check_attainable(&self) -> Result<(), PrivilegeError> {
+        let setgroups_denied = fs::read_to_string("/proc/thread-self/setgroups")
+            .is_ok_and(|text| text.trim_end() == "deny");
+        self.check_attainable_from(&Status::read()?, setgroups_denied)
+    }
+
+    fn check_attainable_from(
+        &self,
+        status: &Status,
+        setgroups_denied: bool,
+    ) -> Result<(), PrivilegeError> {
+        for (capability, purpose) in self.takes(status) {
+            if status.permitted & capability.bitmask() == 0 {
+                let started_as = status.uid[1];
+                return Err(PrivilegeError::Missing {
+                    capability,
+                    purpose,
+                    started_as,
+                });
+            }
+        }
+        let groups_change = self
+            .identity
+            .as_ref()
+            .is_some_and(|wanted| wanted.groups != status.groups);
+        if groups_change && setgroups_denied {
+            return Err(PrivilegeError::SetgroupsDenied);
+        }
+        Ok(())
+    }
+
+    /// The capabilities that the way from `status` to the plan takes, each with its step. What is
+    /// already as planned takes none.
+    fn takes(&self, status: &Status) -> Vec<(Capability, &'static str)> {
+        let mut takes = Vec::new();
+        if status.bounding & !self.kept_mask() != 0 {
+            takes.push((Capability::CAP_SETPCAP, "to empty the bounding set"));
+        }
+        if let Some(wanted) = &self.identity {
+            if wanted.groups != status.groups || [wanted.gid; 4] != status.gid {
+                takes.push((Capability::CAP_SETGID, "to set the groups of --user"));
+            }
+            if [wanted.uid; 4] != status.uid {
+                takes.push((Capability::CAP_SETUID, "to become --user"));
+            }
+        }
+        if !self.no_new_privs && !status.no_new_privs {
+            takes.push((
+                Capability::CAP_SYS_ADMIN,
+                "to install the socket filter with --allow-new-privs",
+            ));
+        }
+        for KeptCapability(capability) in &self.keep_caps {
+            takes.push((*capability, "to be kept by --keep-cap"));
+        }
+        takes
+    }
+
+    /// Leaves the calling thread, and threads that it starts, only what `drop_all` takes.
+    pub fn confine(&self) -> Result<(), PrivilegeError> {
+        // What a root without effective capabilities may still raise.
+        let permitted = read_set(CapSet::Permitted)?;
+        set(CapSet::Effective, &permitted)?;
+        let takes = self.takes(&Status::read()?);
+        self.reduce_bounding()?;
+        let remaining: CapsHashSet = takes
+            .into_iter()
+            .map(|(capability, _)| capability)
+            .filter(|capability| *capability != Capability::CAP_SETPCAP || self.keeps(*capability))
+            .collect();
+        set(CapSet::Ambient, &CapsHashSet::new())?;
+        set(CapSet::Effective, &remaining)?;
+        set(CapSet::Permitted, &remaining)?;
+        set(CapSet::Inheritable, &self.kept_set())
+    }
+
+    /// After `confine`: groups, gid, uid, the rest of the capabilities, `no_new_privs`, the socket
+    /// filter, and then the look at what the kernel made of it.
+    pub fn drop_all(&self) -> Result<(), PrivilegeError> {
+        let filter = SocketFilter::compile(&self.socket_families)?;
+        if !self.no_new_privs {
+            // Without no_new_privs the filter takes a capability, so it goes on while there is one.
+            filter.install()?;
+        }
+        if let Some(identity) = &self.identity {
+            self.become_identity(identity, &Status::read()?)?;
+        }
+        self.reduce_capabilities()?;
+        if self.no_new_privs {
+            nix::sys::prctl::set_no_new_privs().map_err(|errno| PrivilegeError::Prctl {
+                what: "PR_SET_NO_NEW_PRIVS",
+                source: errno.into(),
+            })?;
+            filter.install()?;
+        }
+        self.verify(&Status::read()?)
+    }
+
+    fn become_identity(&self, wanted: &Identity, status: &Status) -> Result<(), PrivilegeError> {
+        let failed = |what, id: String| move |source| PrivilegeError::Id { what, id, source };
+        if wanted.groups != status.groups {
+            process::set_groups(&wanted.groups).map_err(failed("groups", list(&wanted.groups)))?;
+        }
+        if [wanted.gid; 4] != status.gid {
+            process::set_gid(wanted.gid).map_err(failed("group", wanted.gid.to_string()))?;
+        }
+        if [wanted.uid; 4] != status.uid {
+            if !self.keep_caps.is_empty() {
+                // Else the kernel empties the permitted set when uid 0 is left behind. Exec ends it.
+                nix::sys::prctl::set_keepcaps(true).map_err(|errno| PrivilegeError::Prctl {
+                    what: "PR_SET_KEEPCAPS",
+                    source: errno.into(),
+                })?;
+            }
+            process::set_uid(wanted.uid).map_err(failed("user", wanted.uid.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn reduce_capabilities(&self) -> Result<(), PrivilegeError> {
+        let kept = self.kept_set();
+        set(CapSet::Effective, &kept)?;
+        set(CapSet::Permitted, &kept)?;
+        set(CapSet::Inheritable, &kept)?;
+        set(CapSet::Ambient, &kept)
+    }
+
+    /// By number, not by name: a a kernel newer than this program may have more of them.
+    fn reduce_bounding(&self) -> Result<(), PrivilegeError> {
+        for number in 0..64 {
+            let wanted = self.kept_mask() & (1 << number) != 0;
+            match process::bounding_has(number) {
+                None => break,
+                Some(true) if !wanted => process::bounding_drop(number)
+                    .map_err(|source| PrivilegeError::Bounding { number, source })?,
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn verify(&self, status: &Status) -> Result<(), PrivilegeError> {
+        let kept = self.kept_mask();
+        for (field, found) in [
+            ("CapInh", status.inheritable),
+            ("CapPrm", status.permitted),
+            ("CapEff", status.effective),
+            ("CapBnd", status.bounding),
+            ("CapAmb", status.ambient),
+        ] {
+            expect(field, format!("{found:016x}"), format!("{kept:016x}"))?;
+        }
+        if let Some(wanted) = &self.identity {
+            expect("Uid", list(&status.uid), list(&[wanted.uid; 4]))?;
+            expect("Gid", list(&status.gid), list(&[wanted.gid; 4]))?;
+            expect("Groups", list(&status.groups), list(&wanted.groups))?;
+        }
+        if self.no_new_privs {
+            expect(
+                "NoNewPrivs",
+                status.no_new_privs.to_string(),
+                true.to_string(),
+            )?;
+        }
+        expect(
+            "Seccomp",
+            status.seccomp.to_string(),
+            libc::SECCOMP_MODE_FILTER.to_string(),
+        )
+    }
+
+    fn kept_set(&self) -> CapsHashSet {
+        self.keep_caps.iter().map(|kept| kept.0).collect()
+    }
+
+    fn kept_mask(&self) -> u64 {
+        self.keep_caps
+            .iter()
+            .fold(0, |mask, kept| mask | kept.0.bitmask())
+    }
+
+    fn keeps(&self, capability: Capability) -> bool {
+        self.keep_caps.contains(&KeptCapability(capability))
+    }
+}
+
+fn list(ids: &[u32]) -> String {
+    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn expect(field: &'static str, found: String, expected: String) -> Result<(), PrivilegeError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(PrivilegeError::Differs {
+        field,
+        found,
+        expected,
+    })
+}
+
+fn set_name(set: CapSet) -> &'static str {
+    match set {
+        CapSet::Ambient => "ambient",
+        CapSet::Bounding => "bounding",
+        CapSet::Effective => "effective",
+        CapSet::Inheritable => "inheritable",
+        CapSet::Permitted => "permitted",
+    }
+}
+
+fn read_set(which: CapSet) -> Result<CapsHashSet, PrivilegeError> {
+    caps::read(None, which).map_err(|source| PrivilegeError::Capabilities {
+        set: set_name(which),
+        source,
+    })
+}
+
+fn set(which: CapSet, value: &CapsHashSet) -> Result<(), PrivilegeError> {
+    caps::set(None, which, value).map_err(|source| PrivilegeError::Capabilities {
+        set: set_name(which),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    const SETGID: u64 = 1 << 6;
+    const SETUID: u64 = 1 << 7;
+    const SETPCAP: u64 = 1 << 8;
+    const NET_BIND_SERVICE: u64 = 1 << 10;
+    const NET_ADMIN: u64 = 1 << 12;
+    const SYS_ADMIN: u64 = 1 << 21;
+
+    fn root(capabilities: u64) -> Status {
+        Status {
+            uid: [0; 4],
+            gid: [0; 4],
+            groups: vec![0],
+            inheritable: 0,
+            permitted: capabilities,
+            effective: capabilities,
+            bounding: capabilities,
+            ambient: 0,
+            no_new_privs: false,
+            seccomp: 0,
+        }
+    }
+
+    fn node() -> Privileges {
+        Privileges {
+            identity: Some(Identity {
+                uid: 1000,
+                gid: 1000,
+                groups: vec![29, 1000],
+            }),
+            ..stay()
+        }
+    }
+
+    fn stay() -> Privileges {
+        Privileges {
+            identity: None,
+            keep_caps: Vec::new(),
+            no_new_privs: true,
+            socket_families: Family::DEFAULT.to_vec(),
+        }
+    }
+
+    fn missing(plan: &Privileges, status: &Status) -> Option<Capability> {
+        match plan.check_attainable_from(status, false) {
+            Ok(()) => None,
+            Err(PrivilegeError::Missing { capability, .. }) => Some(capability),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn each_step_names_the_capability_that_it_takes() {
+        let enough = SETGID | SETUID | SETPCAP | NET_ADMIN;
+        assert_eq!(missing(&node(), &root(enough)), None);
+        for (without, capability) in [
+            (SETGID, Capability::CAP_SETGID),
+            (SETUID, Capability::CAP_SETUID),
+            (SETPCAP, Capability::CAP_SETPCAP),
+        ] {
+            assert_eq!(missing(&node(), &root(enough & !without)), Some(capability));
+        }
+        assert_eq!(missing(&stay(), &root(SETPCAP | NET_ADMIN)), None);
+    }
+
+    #[test]
+    fn what_is_already_so_takes_nothing() {
+        let plan = node();
+        let wanted = plan.identity.clone().unwrap();
+        let there = Status {
+            uid: [wanted.uid; 4],
+            gid: [wanted.gid; 4],
+            groups: wanted.groups,
+            ..root(0)
+        };
+        assert_eq!(missing(&plan, &there), None);
+        plan.check_attainable_from(&there, true).unwrap();
+        let elsewhere = Status {
+            uid: [1000, 1000, 0, 1000],
+            ..there
+        };
+        assert_eq!(missing(&plan, &elsewhere), Some(Capability::CAP_SETUID));
+    }
+
+    #[test]
+    fn new_privileges_take_sys_admin_for_the_filter() {
+        let plan = Privileges {
+            no_new_privs: false,
+            ..stay()
+        };
+        let error = plan
+            .check_attainable_from(&root(SETPCAP), false)
+            .unwrap_err();
+        assert!(
+            error.remedy().unwrap().contains("--cap-add=SYS_ADMIN"),
+            "{error}"
+        );
+        assert_eq!(missing(&plan, &root(SETPCAP | SYS_ADMIN)), None);
+        assert_eq!(
+            missing(
+                &plan,
+                &Status {
+                    no_new_privs: true,
+                    ..root(SETPCAP)
+                }
+            ),
+            None
+        );
+    }
+
+    #[test]
+    fn what_is_kept_must_be_there() {
+        let plan = Privileges {
+            keep_caps: vec!["net_bind_service".parse().unwrap()],
+            ..stay()
+        };
+        assert_eq!(
+            missing(&plan, &root(SETPCAP)),
+            Some(Capability::CAP_NET_BIND_SERVICE)
+        );
+        assert_eq!(missing(&plan, &root(SETPCAP | NET_BIND_SERVICE)), None);
+        assert_eq!(
+            missing(&plan, &root(NET_BIND_SERVICE)),
+            None,
+            "nothing to take from the bounding set"
+        );
+    }
+
+    #[test]
+    fn a_remedy_fits_who_started_it() {
+        let error = node()
+            .check_attainable_from(&root(SETPCAP | SETUID), false)
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "CAP_SETGID is missing, which it takes to set the groups of --user"
+        );
+        assert!(error.remedy().unwrap().contains("--cap-add=SETGID"));
+        let user = Status {
+            uid: [5; 4],
+            permitted: 0,
+            ..root(NET_ADMIN)
+        };
+        let error = stay().check_attainable_from(&user, false).unwrap_err();
+        assert!(error.remedy().unwrap().contains("as root instead of uid 5"));
+    }
+
+    #[test]
+    fn a_namespace_that_denies_setgroups_is_named() {
+        let error = node()
+            .check_attainable_from(&root(u64::MAX), true)
+            .unwrap_err();
+        assert!(matches!(error, PrivilegeError::SetgroupsDenied));
+        stay().check_attainable_from(&root(u64::MAX), true).unwrap();
+    }
+
+    #[test]
+    fn any_difference_is_an_error() {
+        let plan = node();
+        let good = Status {
+            uid: [1000; 4],
+            gid: [1000; 4],
+            groups: vec![29, 1000],
+            no_new_privs: true,
+            seccomp: 2,
+            ..root(0)
+        };
+        plan.verify(&good).unwrap();
+        for (field, bad) in [
+            (
+                "Uid",
+                Status {
+                    uid: [1000, 1000, 0, 1000],
+                    ..good.clone()
+                },
+            ),
+            (
+                "Gid",
+                Status {
+                    gid: [1000, 1000, 1000, 0],
+                    ..good.clone()
+                },
+            ),
+            (
+                "Groups",
+                Status {
+                    groups: vec![0, 29, 1000],
+                    ..good.clone()
+                },
+            ),
+            (
+                "CapInh",
+                Status {
+                    inheritable: 1,
+                    ..good.clone()
+                },
+            ),
+            (
+                "CapPrm",
+                Status {
+                    permitted: NET_ADMIN,
+                    ..good.clone()
+                },
+            ),
+            (
+                "CapEff",
+                Status {
+                    effective: NET_ADMIN,
+                    ..good.clone()
+                },
+            ),
+            (
+                "CapBnd",
+                Status {
+                    bounding: 1 << 63,
+                    ..good.clone()
+                },
+            ),
+            (
+                "CapAmb",
+                Status {
+                    ambient: NET_ADMIN,
+                    ..good.clone()
+                },
+            ),
+            (
+                "NoNewPrivs",
+                Status {
+                    no_new_privs: false,
+                    ..good.clone()
+                },
+            ),
+            (
+                "Seccomp",
+                Status {
+                    seccomp: 0,
+                    ..good.clone()
+                },
+            ),
+        ] {
+            match plan.verify(&bad).unwrap_err() {
+                PrivilegeError::Differs { field: found, .. } => assert_eq!(found, field),
+                other => panic!("{other}"),
+            }
+        }
+        let loose = Privileges {
+            no_new_privs: false,
+            ..plan
+        };
+        loose
+            .verify(&Status {
+                no_new_privs: false,
+                ..good
+            })
+            .unwrap();
+    }
+}

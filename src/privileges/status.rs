@@ -1,0 +1,145 @@
+//! What the kernel says a thread may do: `/proc/thread-self/status` (`proc_pid_status(5)`).
+
+use std::{fs, io};
+use thiserror::Error;
+
+const FILE: &str = "/proc/thread-self/status";
+
+/// The credentials of one thread. Capability sets are masks, bit n for capability n.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Real, effective, saved and filesystem user id.
+    pub uid: [u32; 4],
+    /// Real, effective, saved and filesystem group id.
+    pub gid: [u32; 4],
+    /// Supplementary groups, sorted.
+    pub groups: Vec<u32>,
+    /// What survives exec of a file that inherits it.
+    pub inheritable: u64,
+    /// What the thread may make effective.
+    pub permitted: u64,
+    /// What the kernel checks.
+    pub effective: u64,
+    /// What exec can ever give.
+    pub bounding: u64,
+    /// What survives exec of any file.
+    pub ambient: u64,
+    /// Whether exec gives nothing new.
+    pub no_new_privs: bool,
+    /// 0 for none, 2 for a filter.
+    pub seccomp: u32,
+}
+
+/// Why the credentials are unknown.
+#[derive(Debug, Error)]
+pub enum StatusError {
+    /// The file cannot be read.
+    #[error("cannot read {FILE}")]
+    Unreadable(#[source] io::Error),
+    /// A line is missing or not as documented.
+    #[error("{FILE} has no valid line `{0}`")]
+    Malformed(&'static str),
+}
+
+impl Status {
+    /// Of the calling thread.
+    pub fn read() -> Result<Self, StatusError> {
+        Self::parse(&fs::read_to_string(FILE).map_err(StatusError::Unreadable)?)
+    }
+
+    fn parse(text: &str) -> Result<Self, StatusError> {
+        Ok(Self {
+            uid: ids(text, "Uid")?
+                .try_into()
+                .map_err(|_| StatusError::Malformed("Uid"))?,
+            gid: ids(text, "Gid")?
+                .try_into()
+                .map_err(|_| StatusError::Malformed("Gid"))?,
+            groups: {
+                let mut groups = ids(text, "Groups")?;
+                groups.sort_unstable();
+                groups
+            },
+            inheritable: mask(text, "CapInh")?,
+            permitted: mask(text, "CapPrm")?,
+            effective: mask(text, "CapEff")?,
+            bounding: mask(text, "CapBnd")?,
+            ambient: mask(text, "CapAmb")?,
+            no_new_privs: number(text, "NoNewPrivs")? == 1,
+            seccomp: number(text, "Seccomp")?,
+        })
+    }
+}
+
+fn value<'a>(text: &'a str, key: &'static str) -> Result<&'a str, StatusError> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
+        .map(str::trim)
+        .ok_or(StatusError::Malformed(key))
+}
+
+fn ids(text: &str, key: &'static str) -> Result<Vec<u32>, StatusError> {
+    let numbers = value(text, key)?.split_ascii_whitespace().map(str::parse);
+    numbers
+        .collect::<Result<_, _>>()
+        .map_err(|_| StatusError::Malformed(key))
+}
+
+fn mask(text: &str, key: &'static str) -> Result<u64, StatusError> {
+    u64::from_str_radix(value(text, key)?, 16).map_err(|_| StatusError::Malformed(key))
+}
+
+fn number(text: &str, key: &'static str) -> Result<u32, StatusError> {
+    value(text, key)?
+        .parse()
+        .map_err(|_| StatusError::Malformed(key))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    const TEXT: &str = "Name:\tcat\nUid:\t1000\t1000\t0\t1000\nGid:\t5\t5\t5\t5\nGroups:\t998 29 \n\
+        CapInh:\t0000000000000000\nCapPrm:\t00000000000004c0\nCapEff:\t0000000000000080\n\
+        CapBnd:\t000001ffffffffff\nCapAmb:\t0000000000000400\nNoNewPrivs:\t1\nSeccomp:\t2\n\
+        Seccomp_filters:\t1\n";
+
+    #[test]
+    fn parses_what_the_kernel_prints() {
+        let status = Status::parse(TEXT).unwrap();
+        assert_eq!(status.uid, [1000, 1000, 0, 1000]);
+        assert_eq!(status.groups, [29, 998]);
+        assert_eq!((status.permitted, status.ambient), (0x4c0, 0x400));
+        assert_eq!(status.bounding, 0x1ff_ffff_ffff);
+        assert!(status.no_new_privs);
+        assert_eq!(status.seccomp, 2);
+        assert!(
+            Status::parse(&TEXT.replace("Groups:\t998 29 ", "Groups:\t"))
+                .unwrap()
+                .groups
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn a_line_that_is_missing_or_odd_is_named() {
+        for (line, key) in [
+            ("Uid:\t1000\t1000\t0\t1000", "Uid"),
+            ("NoNewPrivs:\t1", "NoNewPrivs"),
+            ("00000000000004c0", "CapPrm"),
+        ] {
+            let error = Status::parse(&TEXT.replace(line, "")).unwrap_err();
+            assert!(
+                matches!(error, StatusError::Malformed(found) if found == key),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn reads_this_thread() {
+        let status = Status::read().unwrap();
+        assert_eq!(status.uid[1], nix::unistd::geteuid().as_raw());
+    }
+}

@@ -1,0 +1,213 @@
+//! Queries and responses over UDP: many in flight on few sockets.
+//!
+//! A socket of its own for each query would cost more than the query itself, and a descriptor.
+//! Here each nameserver has a few connected sockets (`Lane`), on ports that the kernel chooses;
+//! queries are told apart by a random id, and a response counts only where id and question are
+//! those of a query that waits (RFC 5452 section 9). Being connected, a socket gets nothing from
+//! any other address, and it gets ICMP errors: a port where nothing listens is known at once.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    convert::Infallible,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use hickory_resolver::{
+    net::udp::MAX_RECEIVE_BUFFER_SIZE,
+    proto::op::{
+        DnsRequest, DnsRequestOptions, Message, MessageType, Query,
+        ResponseCode::{NXDomain, NoError},
+    },
+};
+use nix::errno::Errno;
+use tokio::{net::UdpSocket, sync::oneshot};
+
+/// What came for a query: the response, or why none can come.
+pub(super) type Outcome = Result<Message, Broken>;
+
+/// Why a query over UDP has no usable response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// A message with the right id that is no DNS response to the question.
+    Malformed,
+    /// The kernel could not send, or an ICMP error came back.
+    Network(Errno),
+}
+
+impl From<io::Error> for Broken {
+    fn from(e: io::Error) -> Self {
+        Self::Network(Errno::from_raw(e.raw_os_error().unwrap_or_default()))
+    }
+}
+
+/// One socket, connected to a nameserver, and the queries that wait on it.
+pub(super) struct Lane {
+    socket: UdpSocket,
+    server: SocketAddr,
+    connected: AtomicBool,
+    waiting: Mutex<HashMap<u16, Waiting>>,
+}
+
+struct Waiting {
+    question: Query,
+    outcome: oneshot::Sender<Outcome>,
+}
+
+impl Lane {
+    pub(super) fn new(server: SocketAddr) -> io::Result<Self> {
+        let any = match server {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let socket = std::net::UdpSocket::bind((any, 0))?;
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket: UdpSocket::from_std(socket)?,
+            server,
+            connected: AtomicBool::new(false),
+            waiting: Mutex::default(),
+        })
+    }
+
+    /// Hands responses to the queries that wait for them; never returns.
+    pub(super) async fn receive(&self) -> Infallible {
+        let mut buffer = vec![0; MAX_RECEIVE_BUFFER_SIZE];
+        loop {
+            match self.socket.recv(&mut buffer).await {
+                Ok(length) => self.dispatch(&buffer[..length]),
+                Err(e) => self.fail(e.into()),
+            }
+        }
+    }
+
+    fn dispatch(&self, octets: &[u8]) {
+        let Some(id) = octets.first_chunk().map(|id| u16::from_be_bytes(*id)) else {
+            return;
+        };
+        let mut waiting = self.waiting();
+        let Entry::Occupied(entry) = waiting.entry(id) else {
+            return;
+        };
+        let outcome = match Message::from_vec(octets) {
+            Ok(message) if answers(&message, &entry.get().question) => Ok(message),
+            // Someone guesses: the true one may still come.
+            Ok(_) => return,
+            Err(_) => Err(Broken::Malformed),
+        };
+        // Nobody listens where the query was given up: nothing to do.
+        let _ = entry.remove().outcome.send(outcome);
+    }
+
+    /// An ICMP error is of the server, not of one query; the kernel reports it once, to whoever
+    /// sends or receives next.
+    fn fail(&self, broken: Broken) {
+        for (_, waiting) in self.waiting().drain() {
+            let _ = waiting.outcome.send(Err(broken));
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u16, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send(&self, octets: &[u8]) -> io::Result<()> {
+        // Late, and again after a failure: a route may appear while we wait.
+        if !self.connected.load(Ordering::Relaxed) {
+            self.socket.connect(self.server).await?;
+            self.connected.store(true, Ordering::Relaxed);
+        }
+        match self.socket.send(octets).await {
+            // A full queue loses the packet as the network may: it is sent again in time.
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+}
+
+/// Whether a message is a response to a question. A server that understood nothing may leave the
+/// question out.
+pub(super) fn answers(message: &Message, question: &Query) -> bool {
+    let settles = matches!(message.response_code, NoError | NXDomain);
+    message.message_type == MessageType::Response
+        && match &message.queries[..] {
+            [] => !settles,
+            [only] => only == question,
+            _ => false,
+        }
+}
+
+/// The query as a message under a random id.
+pub(super) fn message(question: &Query, edns: bool) -> DnsRequest {
+    let mut options = DnsRequestOptions::default();
+    options.use_edns = edns;
+    DnsRequest::from_query(question.clone(), options)
+}
+
+/// A query that waits on a lane; dropping it gives it up.
+pub(super) struct Ticket<'a> {
+    lane: &'a Lane,
+    request: DnsRequest,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+impl<'a> Ticket<'a> {
+    pub(super) fn new(lane: &'a Lane, question: &Query, edns: bool) -> Self {
+        let (sender, outcome) = oneshot::channel();
+        let mut request = message(question, edns);
+        let mut waiting = lane.waiting();
+        // Far fewer than 65,536 wait on a lane, so that a free id is found soon.
+        while waiting.contains_key(&request.id) {
+            request = message(question, edns);
+        }
+        waiting.insert(
+            request.id,
+            Waiting {
+                question: question.clone(),
+                outcome: sender,
+            },
+        );
+        drop(waiting);
+        Self {
+            lane,
+            request,
+            outcome,
+        }
+    }
+
+    /// Sends the query, again where it was sent before.
+    pub(super) async fn send(&self) -> Result<(), Broken> {
+        let octets = self.request.to_vec().map_err(|_| Broken::Malformed)?;
+        let sent = self.lane.send(&octets).await.map_err(Broken::from);
+        sent.inspect_err(|broken| self.lane.fail(*broken))
+    }
+
+    /// Sends the query from now on without EDNS, or with it again.
+    pub(super) fn toggle_edns(&mut self) {
+        let (id, question) = (self.request.id, self.request.queries[0].clone());
+        self.request = message(&question, self.request.edns.is_none());
+        self.request.metadata.id = id;
+    }
+
+    /// Waits for what comes.
+    pub(super) async fn outcome(&mut self) -> Outcome {
+        // The sender lives in the lane until it has sent.
+        (&mut self.outcome).await.unwrap_or(Err(Broken::Malformed))
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.outcome.close();
+        // The id may be another query's by now: whose is open.
+        if let Entry::Occupied(entry) = self.lane.waiting().entry(self.request.id)
+            && entry.get().outcome.is_closed()
+        {
+            entry.remove();
+        }
+    }
+}

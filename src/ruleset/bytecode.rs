@@ -1,0 +1,422 @@
+//! A rule as the kernel runs it: expressions over registers.
+//!
+//! Written so that a rule sent by us and the same line loaded by `nft -f` are the same
+//! expressions (`nft --debug=netlink`), and `nft list` prints ours as text of ours. The names
+//! of attributes and values are those of the kernel's `include/uapi/linux/netfilter/nf_tables.h`.
+
+use super::{
+    Rule,
+    set::Family,
+    term::{Direction, End, Reject, Term},
+};
+use std::net::IpAddr;
+
+/// A register. Those of four octets are numbered from 8, those of sixteen octets from 1 over the
+/// same memory; the kernel names a short one by the long one where it is its beginning.
+pub type Register = u32;
+
+const REG_1: Register = 1;
+/// Four octets after `REG_1`.
+const REG_1_PLUS_4: Register = 9;
+/// Eight octets after `REG_1`.
+const REG_1_PLUS_8: Register = 10;
+/// Sixteen octets after `REG_1`.
+const REG_2: Register = 2;
+/// Twenty octets after `REG_1`.
+const REG_2_PLUS_4: Register = 13;
+
+/// `NFT_META_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Meta {
+    /// Index of the interface it came by.
+    Iif = 4,
+    /// Index of the interface it leaves by.
+    Oif = 5,
+    /// The uid of the sending socket.
+    SkUid = 10,
+    /// The family: 2 for IPv4, 10 for IPv6.
+    NfProto = 15,
+    /// The transport protocol.
+    L4Proto = 16,
+}
+
+/// `NFT_CT_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Ct {
+    /// The state of the flow, as a bit.
+    State = 0,
+    /// The direction of the packet.
+    Direction = 1,
+    /// The mark of the flow.
+    Mark = 3,
+    /// The destination port of the flow, in one direction.
+    ProtoDst = 12,
+}
+
+/// `NFT_PAYLOAD_*`: where an offset counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Base {
+    /// The IP header.
+    Network = 1,
+    /// The header after it.
+    Transport = 2,
+}
+
+/// `NFT_CMP_EQ` and `NFT_CMP_NEQ`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Comparison {
+    /// Equal.
+    Eq = 0,
+    /// Not equal.
+    Neq = 1,
+}
+
+/// An expression of a rule. Values that the kernel changes as packets pass are left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expr {
+    /// Load packet metadata.
+    Meta {
+        /// `NFT_META_*`.
+        key: u32,
+        /// Where to.
+        register: Register,
+    },
+    /// Load something of the flow.
+    Ct {
+        /// `NFT_CT_*`.
+        key: u32,
+        /// 0 original, 1 reply, where the key has directions.
+        direction: Option<u8>,
+        /// Where to.
+        register: Register,
+    },
+    /// Set the mark of the flow.
+    SetCtMark {
+        /// Where from.
+        register: Register,
+    },
+    /// Load a part of the packet.
+    Payload {
+        /// `NFT_PAYLOAD_*`.
+        base: u32,
+        /// Octets from there.
+        offset: u32,
+        /// Octets to load.
+        len: u32,
+        /// Where to.
+        register: Register,
+    },
+    /// Load 1 where the IPv6 packet has this extension header, else 0.
+    HasExtensionHeader {
+        /// Its number.
+        number: u8,
+        /// Where to.
+        register: Register,
+    },
+    /// register = (register & mask) ^ 0.
+    Mask {
+        /// Which register.
+        register: Register,
+        /// The mask, in memory order.
+        mask: Vec<u8>,
+    },
+    /// Go on if the register compares so.
+    Compare {
+        /// Which register.
+        register: Register,
+        /// `NFT_CMP_*`.
+        comparison: u32,
+        /// The value, in memory order.
+        value: Vec<u8>,
+    },
+    /// Go on if the key that starts at the register is in the set.
+    Lookup {
+        /// Which register.
+        register: Register,
+        /// The set's name.
+        set: String,
+    },
+    /// Load a constant.
+    Immediate {
+        /// Where to.
+        register: Register,
+        /// The value, in memory order.
+        value: Vec<u8>,
+    },
+    /// End with a verdict: `NF_DROP` 0, `NF_ACCEPT` 1, `NFT_GOTO` -4.
+    Verdict {
+        /// The number.
+        code: i32,
+        /// Which chain to go to.
+        chain: Option<String>,
+    },
+    /// Go on within a rate, in packets.
+    Limit {
+        /// Packets a unit.
+        rate: u64,
+        /// The unit, in seconds.
+        unit: u64,
+        /// Packets above the rate.
+        burst: u32,
+    },
+    /// Log to netlink.
+    Log {
+        /// The prefix.
+        prefix: String,
+        /// The nflog group.
+        group: u16,
+    },
+    /// Count.
+    Counter,
+    /// Refuse.
+    Reject {
+        /// `NFT_REJECT_*`: 0 ICMP of one family, 1 TCP reset, 2 ICMP of either.
+        kind: u32,
+        /// The ICMP code, or `NFT_REJECT_ICMPX_*`.
+        code: u8,
+    },
+}
+
+const IPV6_ROUTING_HEADER: u8 = 43;
+const NF_DROP: i32 = 0;
+const NF_ACCEPT: i32 = 1;
+const NFT_GOTO: i32 = -4;
+const LOOPBACK_IFINDEX: u32 = 1;
+const CT_ESTABLISHED: u32 = 2;
+const CT_RELATED: u32 = 4;
+
+/// The expressions of a rule. nft leaves the family and the protocol that a match needs out of
+/// its text and puts them in front of the first match that needs them; so does this.
+#[must_use]
+pub fn lower(rule: &Rule) -> Vec<Expr> {
+    let mut lowering = Lowering::default();
+    for term in &rule.0 {
+        lowering.term(term);
+    }
+    lowering.exprs
+}
+
+#[derive(Default)]
+struct Lowering {
+    exprs: Vec<Expr>,
+    family: Option<Family>,
+    protocol: Option<u8>,
+}
+
+impl Lowering {
+    fn term(&mut self, term: &Term) {
+        match *term {
+            Term::DestinationIs(address) => {
+                self.need_family(Family::of(address));
+                match address {
+                    IpAddr::V4(v4) => self.payload_is(Base::Network, 16, &v4.octets()),
+                    IpAddr::V6(v6) => self.payload_is(Base::Network, 24, &v6.octets()),
+                }
+            }
+            Term::DestinationPort(protocol, port) => {
+                self.need_protocol(protocol.number());
+                self.payload_is(Base::Transport, 2, &port.to_be_bytes());
+            }
+            Term::IsProtocol(protocol) => self.need_protocol(protocol.number()),
+            Term::OriginalDestinationPort(port) => {
+                self.ct(Ct::ProtoDst, Some(0));
+                self.compare(Comparison::Eq, &port.to_be_bytes());
+            }
+            Term::HasRoutingHeader => {
+                self.need_family(Family::V6);
+                self.exprs.push(Expr::HasExtensionHeader {
+                    number: IPV6_ROUTING_HEADER,
+                    register: REG_1,
+                });
+                self.compare(Comparison::Eq, &[1]);
+            }
+            Term::HasIpv4Options => {
+                self.need_family(Family::V4);
+                self.payload(Base::Network, 0, 1, REG_1);
+                self.exprs.push(Expr::Mask {
+                    register: REG_1,
+                    mask: vec![0x0f],
+                });
+                self.compare(Comparison::Neq, &[5]);
+            }
+            Term::LeavesByLoopback => self.meta_is(Meta::Oif, &LOOPBACK_IFINDEX.to_ne_bytes()),
+            Term::CameByLoopback => self.meta_is(Meta::Iif, &LOOPBACK_IFINDEX.to_ne_bytes()),
+            Term::SocketUid(uid) => self.meta_is(Meta::SkUid, &uid.to_ne_bytes()),
+            Term::Established => {
+                self.ct(Ct::State, None);
+                let mask = (CT_ESTABLISHED | CT_RELATED).to_ne_bytes().to_vec();
+                self.exprs.push(Expr::Mask {
+                    register: REG_1,
+                    mask,
+                });
+                self.compare(Comparison::Neq, &0_u32.to_ne_bytes());
+            }
+            Term::Direction(direction) => {
+                self.ct(Ct::Direction, None);
+                self.compare(Comparison::Eq, &[u8::from(direction == Direction::Reply)]);
+            }
+            Term::Mark(mark) => {
+                self.ct(Ct::Mark, None);
+                self.compare(Comparison::Eq, &mark.to_ne_bytes());
+            }
+            Term::ServiceIn {
+                family,
+                address,
+                port,
+                set,
+            } => {
+                self.service_in(family, address, port, set);
+            }
+            Term::IcmpTypeIn(family, set) => {
+                self.need_family(family);
+                self.need_protocol(match family {
+                    Family::V4 => 1,
+                    Family::V6 => 58,
+                });
+                self.payload(Base::Transport, 0, 1, REG_1);
+                self.lookup(set);
+            }
+            Term::HopLimit(limit) => {
+                self.need_family(Family::V6);
+                self.payload_is(Base::Network, 7, &[limit]);
+            }
+            Term::Limit { rate, burst } => {
+                self.exprs.push(Expr::Limit {
+                    rate: rate.into(),
+                    unit: 1,
+                    burst,
+                });
+            }
+            Term::Log { prefix, group } => {
+                self.exprs.push(Expr::Log {
+                    prefix: prefix.to_owned(),
+                    group,
+                });
+            }
+            Term::Counter => self.exprs.push(Expr::Counter),
+            Term::SetMark(mark) => {
+                let value = mark.to_ne_bytes().to_vec();
+                self.exprs.push(Expr::Immediate {
+                    register: REG_1,
+                    value,
+                });
+                self.exprs.push(Expr::SetCtMark { register: REG_1 });
+            }
+            Term::Accept => self.verdict(NF_ACCEPT, None),
+            Term::Drop => self.verdict(NF_DROP, None),
+            Term::Goto(chain) => self.verdict(NFT_GOTO, Some(chain)),
+            Term::Reject(reject) => self.reject(reject),
+        }
+    }
+
+    fn reject(&mut self, reject: Reject) {
+        let (kind, code) = match reject {
+            Reject::ProtocolUnreachable => (0, 2),
+            Reject::PolicyFail => (0, 5),
+            Reject::TcpReset => (1, 0),
+            Reject::AdminProhibited => (2, 3),
+        };
+        self.exprs.push(Expr::Reject { kind, code });
+    }
+
+    fn service_in(&mut self, family: Family, address: End, port: End, set: &str) {
+        self.need_family(family);
+        let (address_len, protocol_at, port_at) = match family {
+            Family::V4 => (4, REG_1_PLUS_4, REG_1_PLUS_8),
+            Family::V6 => (16, REG_2, REG_2_PLUS_4),
+        };
+        let address_offset = match (family, address) {
+            (Family::V4, End::Source) => 12,
+            (Family::V4, End::Destination) => 16,
+            (Family::V6, End::Source) => 8,
+            (Family::V6, End::Destination) => 24,
+        };
+        let port_offset = match port {
+            End::Source => 0,
+            End::Destination => 2,
+        };
+        self.payload(Base::Network, address_offset, address_len, REG_1);
+        self.exprs.push(Expr::Meta {
+            key: Meta::L4Proto as u32,
+            register: protocol_at,
+        });
+        self.payload(Base::Transport, port_offset, 2, port_at);
+        self.lookup(set);
+    }
+
+    fn need_family(&mut self, family: Family) {
+        if self.family.replace(family) != Some(family) {
+            self.meta_is(
+                Meta::NfProto,
+                match family {
+                    Family::V4 => &[2],
+                    Family::V6 => &[10],
+                },
+            );
+        }
+    }
+
+    fn need_protocol(&mut self, protocol: u8) {
+        if self.protocol.replace(protocol) != Some(protocol) {
+            self.meta_is(Meta::L4Proto, &[protocol]);
+        }
+    }
+
+    fn meta_is(&mut self, key: Meta, value: &[u8]) {
+        self.exprs.push(Expr::Meta {
+            key: key as u32,
+            register: REG_1,
+        });
+        self.compare(Comparison::Eq, value);
+    }
+
+    fn payload_is(&mut self, base: Base, offset: u32, value: &[u8]) {
+        // No field of a header is longer than an IPv6 address.
+        let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
+        self.payload(base, offset, len, REG_1);
+        self.compare(Comparison::Eq, value);
+    }
+
+    fn payload(&mut self, base: Base, offset: u32, len: u32, register: Register) {
+        self.exprs.push(Expr::Payload {
+            base: base as u32,
+            offset,
+            len,
+            register,
+        });
+    }
+
+    fn ct(&mut self, key: Ct, direction: Option<u8>) {
+        self.exprs.push(Expr::Ct {
+            key: key as u32,
+            direction,
+            register: REG_1,
+        });
+    }
+
+    fn compare(&mut self, comparison: Comparison, value: &[u8]) {
+        self.exprs.push(Expr::Compare {
+            register: REG_1,
+            comparison: comparison as u32,
+            value: value.to_vec(),
+        });
+    }
+
+    fn lookup(&mut self, set: &str) {
+        self.exprs.push(Expr::Lookup {
+            register: REG_1,
+            set: set.to_owned(),
+        });
+    }
+
+    fn verdict(&mut self, code: i32, chain: Option<&str>) {
+        self.exprs.push(Expr::Verdict {
+            code,
+            chain: chain.map(str::to_owned),
+        });
+    }
+}

@@ -1,0 +1,297 @@
+//! Sets of nftables: what they are keyed by and what they hold.
+
+use crate::policy::Element;
+use std::{fmt, net::IpAddr};
+
+/// An IP version, as a set or a rule is bound to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() {
+            Self::V4
+        } else {
+            Self::V6
+        }
+    }
+}
+
+/// What the elements of a set are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// address . protocol . port, each a single value: a hash table in the kernel.
+    Service(Family),
+    /// The same with networks and port ranges: concatenated intervals (kernel 5.6).
+    ServiceRange(Family),
+    /// An ICMP or `ICMPv6` type.
+    IcmpType(Family),
+}
+
+/// Data types by the number that nft gives them (nftables `include/datatype.h`); a
+/// concatenation is its parts, six bits each.
+mod datatype {
+    pub const IPV4_ADDR: u32 = 7;
+    pub const IPV6_ADDR: u32 = 8;
+    pub const INET_PROTO: u32 = 12;
+    pub const INET_SERVICE: u32 = 13;
+    pub const ICMP_TYPE: u32 = 14;
+    pub const ICMPV6_TYPE: u32 = 29;
+
+    pub const fn concat(parts: [u32; 3]) -> u32 {
+        (parts[0] << 12) | (parts[1] << 6) | parts[2]
+    }
+}
+
+impl Key {
+    /// The number under which nft knows the type, so that `nft list` can print the elements.
+    #[must_use]
+    pub fn datatype(self) -> u32 {
+        use datatype::{
+            ICMP_TYPE, ICMPV6_TYPE, INET_PROTO, INET_SERVICE, IPV4_ADDR, IPV6_ADDR, concat,
+        };
+        match self {
+            Self::Service(Family::V4) | Self::ServiceRange(Family::V4) => {
+                concat([IPV4_ADDR, INET_PROTO, INET_SERVICE])
+            }
+            Self::Service(Family::V6) | Self::ServiceRange(Family::V6) => {
+                concat([IPV6_ADDR, INET_PROTO, INET_SERVICE])
+            }
+            Self::IcmpType(Family::V4) => ICMP_TYPE,
+            Self::IcmpType(Family::V6) => ICMPV6_TYPE,
+        }
+    }
+
+    /// The length of each field of the key, in octets; in the key every field is padded to four.
+    #[must_use]
+    pub fn fields(self) -> &'static [u8] {
+        match self {
+            Self::Service(Family::V4) | Self::ServiceRange(Family::V4) => &[4, 1, 2],
+            Self::Service(Family::V6) | Self::ServiceRange(Family::V6) => &[16, 1, 2],
+            Self::IcmpType(_) => &[1],
+        }
+    }
+
+    /// The length of the key, in octets.
+    #[must_use]
+    pub fn len(self) -> u32 {
+        match self {
+            Self::Service(Family::V4) | Self::ServiceRange(Family::V4) => 12,
+            Self::Service(Family::V6) | Self::ServiceRange(Family::V6) => 24,
+            Self::IcmpType(_) => 1,
+        }
+    }
+
+    /// Whether an element is a range in each field.
+    #[must_use]
+    pub fn is_interval(self) -> bool {
+        matches!(self, Self::ServiceRange(_))
+    }
+
+    /// The type as nft writes it.
+    fn text(self) -> &'static str {
+        match self {
+            Self::Service(Family::V4) | Self::ServiceRange(Family::V4) => {
+                "ipv4_addr . inet_proto . inet_service"
+            }
+            Self::Service(Family::V6) | Self::ServiceRange(Family::V6) => {
+                "ipv6_addr . inet_proto . inet_service"
+            }
+            Self::IcmpType(Family::V4) => "icmp_type",
+            Self::IcmpType(Family::V6) => "icmpv6_type",
+        }
+    }
+}
+
+/// An element as the kernel holds it: the key, and the end of the range in an interval set.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RawElement {
+    /// The lowest value in each field, padded.
+    pub key: KeyBytes,
+    /// The highest value in each field, padded.
+    pub end: Option<KeyBytes>,
+}
+
+/// A key without an allocation: at most 24 octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyBytes {
+    bytes: [u8; 24],
+    len: u8,
+}
+
+impl KeyBytes {
+    /// The octets, or nothing where there are more than a key of ours can have.
+    #[must_use]
+    pub fn new(octets: &[u8]) -> Option<Self> {
+        let mut bytes = [0; 24];
+        bytes.get_mut(..octets.len())?.copy_from_slice(octets);
+        Some(Self {
+            bytes,
+            len: u8::try_from(octets.len()).ok()?,
+        })
+    }
+
+    /// The octets.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    fn service(address: IpAddr, protocol: u8, port: u16) -> Self {
+        let mut bytes = [0; 24];
+        let at = match address {
+            IpAddr::V4(v4) => {
+                bytes[..4].copy_from_slice(&v4.octets());
+                4
+            }
+            IpAddr::V6(v6) => {
+                bytes[..16].copy_from_slice(&v6.octets());
+                16
+            }
+        };
+        bytes[at] = protocol;
+        bytes[at + 4..at + 6].copy_from_slice(&port.to_be_bytes());
+        Self {
+            bytes,
+            len: if address.is_ipv4() { 12 } else { 24 },
+        }
+    }
+}
+
+/// What a set holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Elements {
+    /// For the service keys: disjoint, sorted, all of the set's family.
+    Services(Vec<Element>),
+    /// For the ICMP types: sorted.
+    IcmpTypes(Vec<u8>),
+}
+
+impl Elements {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Services(elements) => elements.len(),
+            Self::IcmpTypes(types) => types.len(),
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A named set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// Its name.
+    pub name: &'static str,
+    /// Its key.
+    pub key: Key,
+    /// Its elements.
+    pub elements: Elements,
+}
+
+impl Set {
+    /// The elements as the kernel takes and returns them.
+    pub fn raw_elements(&self) -> impl Iterator<Item = RawElement> + '_ {
+        let interval = self.key.is_interval();
+        let (services, types): (&[Element], &[u8]) = match &self.elements {
+            Elements::Services(elements) => (elements, &[]),
+            Elements::IcmpTypes(types) => (&[], types),
+        };
+        services
+            .iter()
+            .map(move |element| {
+                let protocol = element.service.protocol.number();
+                let ports = element.service.ports;
+                RawElement {
+                    key: KeyBytes::service(element.network.network(), protocol, ports.first()),
+                    end: interval.then(|| {
+                        KeyBytes::service(element.network.broadcast(), protocol, ports.last())
+                    }),
+                }
+            })
+            .chain(types.iter().map(|&number| {
+                let mut bytes = [0; 24];
+                bytes[0] = number;
+                RawElement {
+                    key: KeyBytes { bytes, len: 1 },
+                    end: None,
+                }
+            }))
+    }
+
+    pub(super) fn write_text(&self, f: &mut fmt::Formatter<'_>, elements: bool) -> fmt::Result {
+        writeln!(f, "\tset {} {{", self.name)?;
+        writeln!(f, "\t\ttype {}", self.key.text())?;
+        if self.key.is_interval() {
+            writeln!(f, "\t\tflags interval")?;
+        }
+        if elements && !self.elements.is_empty() {
+            f.write_str("\t\telements = { ")?;
+            match &self.elements {
+                Elements::Services(elements) => {
+                    separated(f, elements, |f, element| write!(f, "{element}"))?
+                }
+                Elements::IcmpTypes(types) => {
+                    separated(f, types, |f, number| {
+                        f.write_str(icmp_type_text(self.key, *number))
+                    })?;
+                }
+            }
+            writeln!(f, " }}")?;
+        }
+        writeln!(f, "\t}}")
+    }
+}
+
+fn separated<T>(
+    f: &mut fmt::Formatter<'_>,
+    items: &[T],
+    write: impl Fn(&mut fmt::Formatter<'_>, &T) -> fmt::Result,
+) -> fmt::Result {
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            f.write_str(",\n\t\t\t     ")?;
+        }
+        write(f, item)?;
+    }
+    Ok(())
+}
+
+/// The ICMP types that the ruleset speaks of, by nft's names (`nft describe icmp_type`).
+fn icmp_type_text(key: Key, number: u8) -> &'static str {
+    match (key, number) {
+        (Key::IcmpType(Family::V4), 3) => "destination-unreachable",
+        (Key::IcmpType(Family::V4), 11) => "time-exceeded",
+        (Key::IcmpType(Family::V4), 12) => "parameter-problem",
+        (Key::IcmpType(Family::V6), 1) => "destination-unreachable",
+        (Key::IcmpType(Family::V6), 2) => "packet-too-big",
+        (Key::IcmpType(Family::V6), 3) => "time-exceeded",
+        (Key::IcmpType(Family::V6), 4) => "parameter-problem",
+        (Key::IcmpType(Family::V6), 130) => "mld-listener-query",
+        (Key::IcmpType(Family::V6), 131) => "mld-listener-report",
+        (Key::IcmpType(Family::V6), 132) => "mld-listener-done",
+        (Key::IcmpType(Family::V6), 133) => "nd-router-solicit",
+        (Key::IcmpType(Family::V6), 134) => "nd-router-advert",
+        (Key::IcmpType(Family::V6), 135) => "nd-neighbor-solicit",
+        (Key::IcmpType(Family::V6), 136) => "nd-neighbor-advert",
+        (Key::IcmpType(Family::V6), 143) => "mld2-listener-report",
+        // No other type is put in a set; nft refuses this word, and so would a test.
+        _ => "unknown",
+    }
+}

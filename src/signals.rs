@@ -1,0 +1,81 @@
+//! SIGTERM and SIGINT during the start: they end it, at once (I5).
+//!
+//! They are blocked and read from a descriptor (signalfd(2)): as PID 1 the kernel would drop
+//! them unseen, and a handler could not tell how far the start is.
+
+use crate::sys::process;
+use nix::sys::{
+    signal::{SigSet, Signal},
+    signalfd::{SfdFlags, SignalFd},
+};
+use std::io;
+use tokio::io::unix::AsyncFd;
+
+/// What ended the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interruption {
+    /// SIGTERM.
+    Terminate,
+    /// SIGINT.
+    Interrupt,
+}
+
+impl Interruption {
+    /// 128 + the number of the signal.
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Terminate => 143,
+            Self::Interrupt => 130,
+        }
+    }
+
+    /// The signal's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "SIGINT",
+        }
+    }
+}
+
+/// The signals that have arrived. Whoever executes the command has to unblock them.
+pub struct Signals(AsyncFd<SignalFd>);
+
+impl Signals {
+    /// Blocks both for this thread and those that it starts. Within a tokio runtime.
+    pub fn block() -> io::Result<Self> {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGTERM);
+        set.add(Signal::SIGINT);
+        set.thread_block()?;
+        let descriptor =
+            SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok(Self(process::watch(descriptor)?))
+    }
+
+    /// One that has arrived already.
+    pub fn pending(&self) -> io::Result<Option<Interruption>> {
+        let signal = self.0.get_ref().read_signal()?;
+        let interrupt = nix::libc::SIGINT.cast_unsigned();
+        Ok(signal.map(|info| {
+            if info.ssi_signo == interrupt {
+                Interruption::Interrupt
+            } else {
+                Interruption::Terminate
+            }
+        }))
+    }
+
+    /// Waits for one.
+    pub async fn received(&self) -> io::Result<Interruption> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            if let Some(interruption) = self.pending()? {
+                return Ok(interruption);
+            }
+            ready.clear_ready();
+        }
+    }
+}

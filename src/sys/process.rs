@@ -1,0 +1,216 @@
+//! Raw system calls on the calling thread and on the file descriptors of the process.
+//!
+//! The credential calls are raw on purpose. Credentials are a thread's in Linux; the C library's
+//! wrappers change those of every thread (nptl(7)), and the launch needs one thread to step down
+//! while another one stays root.
+
+use nix::sys::signalfd::SignalFd;
+use std::io;
+use std::os::fd::RawFd;
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// Sets the supplementary groups of the calling thread alone: setgroups(2).
+pub fn set_groups(groups: &[u32]) -> io::Result<()> {
+    // SAFETY: the kernel reads `groups.len()` 32-bit ids from the slice and keeps no pointer.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })
+}
+
+/// Sets real, effective and saved group id of the calling thread alone: setresgid(2).
+pub fn set_gid(gid: u32) -> io::Result<()> {
+    // SAFETY: the call takes three integers.
+    check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })
+}
+
+/// Sets real, effective and saved user id of the calling thread alone: setresuid(2).
+pub fn set_uid(uid: u32) -> io::Result<()> {
+    // SAFETY: the call takes three integers.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })
+}
+
+/// Whether the bounding set of the calling thread has the capability with this number, or `None`
+/// where the kernel knows no such capability: `PR_CAPBSET_READ`.
+///
+/// By number, so that a capability newer than this program is found too.
+#[must_use]
+pub fn bounding_has(capability: u8) -> Option<bool> {
+    // SAFETY: the call takes integers.
+    match unsafe {
+        libc::prctl(
+            libc::PR_CAPBSET_READ,
+            libc::c_ulong::from(capability),
+            0,
+            0,
+            0,
+        )
+    } {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
+/// Takes the capability with this number from the bounding set of the calling thread:
+/// `PR_CAPBSET_DROP`, which takes `CAP_SETPCAP`.
+pub fn bounding_drop(capability: u8) -> io::Result<()> {
+    // SAFETY: the call takes integers.
+    check(unsafe {
+        libc::prctl(
+            libc::PR_CAPBSET_DROP,
+            libc::c_ulong::from(capability),
+            0,
+            0,
+            0,
+        )
+    })
+}
+
+/// Puts a seccomp filter on the calling thread: seccomp(2). It takes `no_new_privs` or
+/// `CAP_SYS_ADMIN`.
+///
+/// `SPEC_ALLOW` (Linux 4.17): the filter says nothing about speculation, so it shall not switch on
+/// the mitigations that older kernels tie to any filter and that slow the command down.
+pub fn install_filter(program: &[seccompiler::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the filter is too long"))?;
+    let program = libc::sock_fprog {
+        len,
+        // Both types are the kernel's `struct sock_filter` (linux/filter.h), `repr(C)`.
+        filter: program.as_ptr().cast_mut().cast(),
+    };
+    // SAFETY: `program` points at `len` instructions that outlive the call; the kernel copies them.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+            &raw const program,
+        )
+    })
+}
+
+/// Sets every signal of the process to its default disposition, ignored ones included: exec
+/// resets handlers but keeps what is ignored (signal(7)).
+///
+/// By `rt_sigaction(2)` itself: the C library's wrapper refuses the two signals that it uses.
+pub fn reset_dispositions() -> io::Result<()> {
+    // The kernel's `struct sigaction`: handler (SIG_DFL is 0), flags, restorer, a mask of 64
+    // bits. Four words of 64 bits on x86_64 and aarch64.
+    let default = [0_u64; 4];
+    for signal in 1..=64 {
+        if signal == libc::SIGKILL || signal == libc::SIGSTOP {
+            continue;
+        }
+        // SAFETY: `default` is a whole `struct sigaction` of the kernel, the old one is not asked
+        // for, and 8 is the size of the kernel's signal set.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null::<u64>(),
+                8_usize,
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether a signal waits, blocked, for the calling thread or for its process: sigpending(2).
+pub fn is_pending(signal: nix::sys::signal::Signal) -> io::Result<bool> {
+    // SAFETY: an all-zero `sigset_t` is a valid one, and both calls get a pointer to it.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        check(libc::sigpending(&raw mut set))?;
+        Ok(libc::sigismember(&raw const set, signal as libc::c_int) == 1)
+    }
+}
+
+/// Marks every file descriptor above 2 close-on-exec: `close_range(2)`, or one by one where the
+/// kernel is older than 5.11 or a container's filter refuses the call.
+pub fn close_on_exec_above_2() -> io::Result<()> {
+    // SAFETY: the call takes integers and closes nothing, so no owned descriptor is taken away.
+    let all_at_once = check(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    });
+    all_at_once.or_else(|_| close_on_exec_one_by_one())
+}
+
+fn close_on_exec_one_by_one() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/thread-self/fd")? {
+        let name = entry?.file_name();
+        let fd = name.to_str().and_then(|name| name.parse::<RawFd>().ok());
+        let Some(fd) = fd.filter(|fd| *fd > 2) else {
+            continue;
+        };
+        // SAFETY: the call takes integers; a flag is set, no descriptor is closed.
+        check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    }
+    Ok(())
+}
+
+fn check(result: impl Into<i64>) -> io::Result<()> {
+    if result.into() < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    fn has_close_on_exec(fd: RawFd) -> bool {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+        let flags = info
+            .lines()
+            .find_map(|line| line.strip_prefix("flags:"))
+            .unwrap();
+        i32::from_str_radix(flags.trim(), 8).unwrap() & libc::O_CLOEXEC != 0
+    }
+
+    #[test]
+    fn both_ways_mark_a_descriptor_close_on_exec() {
+        for mark in [close_on_exec_above_2, close_on_exec_one_by_one] {
+            let file = std::fs::File::open("/dev/null").unwrap();
+            // SAFETY: `file` is open; a flag is cleared.
+            let cleared = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) };
+            assert_eq!(cleared, 0);
+            assert!(!has_close_on_exec(file.as_raw_fd()));
+            mark().unwrap();
+            assert!(has_close_on_exec(file.as_raw_fd()));
+        }
+    }
+
+    #[test]
+    fn the_bounding_set_ends_where_the_kernel_says() {
+        let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap();
+        let last: u8 = last.trim().parse().unwrap();
+        assert!(bounding_has(last).is_some());
+        assert_eq!(bounding_has(last + 1), None);
+    }
+
+    #[test]
+    fn a_blocked_signal_is_seen_pending() {
+        use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGURG);
+        set.thread_swap_mask(SigmaskHow::SIG_BLOCK).unwrap();
+        assert!(!is_pending(Signal::SIGURG).unwrap());
+        nix::sys::signal::raise(Signal::SIGURG).unwrap();
+        assert!(is_pending(Signal::SIGURG).unwrap());
+    }
+}
+
+/// Registers a signal descriptor with the runtime of the calling thread.
+pub fn watch(signals: SignalFd) -> io::Result<AsyncFd<SignalFd>> {
+    // SAFETY: a SignalFd owns its one descriptor, always returns it, and keeps it open until it is
+    // dropped with the AsyncFd.
+    unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) }.map_err(Into::into)
+}
