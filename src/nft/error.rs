@@ -18,7 +18,7 @@ pub struct Refusal {
 /// effect whole or not at all.
 #[derive(Debug, Error)]
 pub enum NftError {
-    /// No socket to nf_tables.
+    /// No socket to `nf_tables`.
     #[error("could not open a netlink socket to nf_tables")]
     Open(#[source] io::Error),
     /// The batch did not leave.

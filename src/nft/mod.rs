@@ -1,6 +1,6 @@
 //! Ruleset → kernel: transactions, their acknowledgement, and the read-back that proves them.
 //!
-//! The only module that talks to nf_tables; it knows nothing of names or lists. Encoding is in
+//! The only module that talks to `nf_tables`; it knows nothing of names or lists. Encoding is in
 //! [`transaction`] over [`crate::sys::nftnl`], comparing in [`read_back`].
 
 mod error;
@@ -20,7 +20,7 @@ use transaction::{Batch, Change};
 /// seconds on a small machine.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The nf_tables of this network namespace.
+/// The `nf_tables` of this network namespace.
 pub struct Nftables {
     socket: Socket,
     sequence: u32,
