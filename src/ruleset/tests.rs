@@ -210,3 +210,25 @@ fn an_element_is_what_the_kernel_takes() {
         .unwrap();
     assert_eq!(hosts.raw_elements().next().unwrap().end, None);
 }
+
+#[test]
+fn path_mtu_and_unreachable_errors_come_in() {
+    for ruleset in [locked(None), enforced(&policy(), None)] {
+        let rules = rules(&ruleset, "input");
+        position(&rules, "icmp type @icmp_errors4 accept");
+        position(&rules, "icmpv6 type @icmp_errors6 accept");
+    }
+}
+
+#[test]
+fn what_is_refused_is_counted_logged_within_a_rate_and_answered() {
+    assert_eq!(
+        rules(&locked(None), "refuse"),
+        [
+            "counter",
+            "limit rate 5/second burst 10 packets log prefix \"egress-init refused: \" group 1",
+            "meta l4proto tcp reject with tcp reset",
+            "reject with icmpx admin-prohibited",
+        ]
+    );
+}

@@ -16,11 +16,12 @@ use crate::{
     cases,
     support::{
         capture::Frame,
+        dns::Behaviour,
         outside::{at, echo},
         probe::{Outcome, Step},
         world::{
             API, ELSEWHERE, GIT, INSIDE, PROBE, Run, SENTINEL, World, ip_batch, reaches, rejects,
-            sysctl,
+            sysctl, user_options, zone,
         },
     },
 };
@@ -28,6 +29,8 @@ use crate::{
 cases!(flows:
     a_connection_from_before_the_lock_is_cut,
     a_rerun_keeps_what_both_policies_allow_and_cuts_the_rest,
+    the_lock_of_a_rerun_resets_nothing,
+    a_rerun_keeps_what_was_invited,
     nothing_comes_in_uninvited,
     an_invited_service_is_reached_and_answers,
     an_invitation_can_be_for_some,
@@ -121,6 +124,72 @@ fn a_rerun_keeps_what_both_policies_allow_and_cuts_the_rest() {
         }
     });
     none_to(&frames, GIT);
+}
+
+/// What is sent while a second start is at work waits, and goes on when that is over.
+fn the_lock_of_a_rerun_resets_nothing() {
+    let world = World::with_zone(zone().on("silent.example.org", Behaviour::Drop));
+    let list = ["--allow", "api.example.org:9000"];
+    world.enforce(&list);
+    let mut kept = API.map(|address| connect(address, 9000));
+    let asked = world.queries().len();
+    let rerun = world
+        .egress()
+        .args(user_options())
+        .args(list)
+        .args(["--allow", "silent.example.org", "--on-unresolved", "skip"])
+        .args(["--resolve-timeout", "1s"])
+        .command(&["/bin/true"])
+        .start();
+    while world.queries().len() == asked {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let ((), frames) = world.arrived(|| {
+        for stream in &mut kept {
+            stream.write_all(b"still there?").expect("no reset");
+        }
+        thread::sleep(Duration::from_millis(100));
+    });
+    none_to(&frames, API);
+    rerun.finish().exits(0);
+    for stream in &mut kept {
+        // TCP sends it again by itself.
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        stream.read_exact(&mut [0; 12]).expect("the echo, late");
+    }
+}
+
+/// It is the inside that talks first after the second start.
+fn a_rerun_keeps_what_was_invited() {
+    let world = World::new();
+    let inbound = ["--inbound", "8080", "--allow"];
+    let listeners = INSIDE.map(|address| TcpListener::bind((address, 8080)).unwrap());
+    world.enforce(&[&inbound[..], &["api.example.org"]].concat());
+    let steps = INSIDE.map(|address| Step::Hold(SocketAddr::new(address, 8080)));
+    let accepting: Vec<_> = listeners
+        .map(|listener| thread::spawn(move || listener.accept().unwrap().0))
+        .into();
+    assert_eq!(results(&world.outside.probe(&steps)), ["ok"; 2]);
+    let mut streams: Vec<_> = accepting
+        .into_iter()
+        .map(|thread| thread.join().unwrap())
+        .collect();
+    for stream in &mut streams {
+        stream
+            .set_read_timeout(Some(Duration::from_secs(3)))
+            .unwrap();
+        talk(stream).expect("the far end echoes");
+    }
+    world.enforce(&[&inbound[..], &["git.example.org"]].concat());
+    for stream in &mut streams {
+        talk(stream).expect("invited by both policies");
+    }
+    world.enforce(&["--allow", "git.example.org"]);
+    for stream in &mut streams {
+        talk(stream).expect_err("no longer invited");
+    }
 }
 
 /// An echo server for TCP and UDP on every address of the inside.

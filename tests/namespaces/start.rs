@@ -10,6 +10,12 @@ use std::{
 
 use nix::sys::signal::Signal;
 
+use egress_init::{
+    nft::{NftError, Nftables},
+    policy::{Element, Policy},
+    service::{PortRange, Protocol, Service},
+};
+
 use crate::{
     cases,
     support::{
@@ -39,6 +45,8 @@ cases!(start:
     killed_at_any_moment_it_leaves_no_lie,
     killed_at_any_moment_of_a_rerun_it_stays_closed,
     two_starts_take_turns,
+    a_waiting_start_has_removed_the_sentinel,
+    a_changed_table_is_not_taken_for_the_intended_one,
     other_tables_are_left_alone,
     without_net_admin_it_says_what_to_do,
     wrong_usage_is_2,
@@ -446,6 +454,71 @@ fn two_starts_take_turns() {
         .filter(|address| Step::Tcp((*address, 443).into()).run().is_ok());
     assert_eq!(reached.count(), 1);
     world.egress().arg("check").run().exits(0);
+}
+
+/// I3, "first of all": not only when its turn has come.
+fn a_waiting_start_has_removed_the_sentinel() {
+    let world = World::with_zone(zone().everything(Behaviour::Drop));
+    let mut first = waiting(&world);
+    fs::write(SENTINEL, "left by an earlier start").unwrap();
+    let mut second = world
+        .egress()
+        .args(user_options())
+        .args(["--allow", "api.example.org"])
+        .command(&["/bin/true"])
+        .start();
+    let patience = Instant::now();
+    while Path::new(SENTINEL).exists() {
+        assert!(patience.elapsed() < Duration::from_secs(5), "still there");
+        thread::sleep(Duration::from_millis(5));
+    }
+    for start in [&mut first, &mut second] {
+        assert!(start.is_running(), "one holds the turn, one waits for it");
+        start.signal(Signal::SIGKILL);
+    }
+    first.finish();
+    second.finish();
+}
+
+/// I3: whatever is changed in the table, the read-back sees it.
+fn a_changed_table_is_not_taken_for_the_intended_one() {
+    let _world = World::new();
+    let element = |network: &str| Element {
+        network: network.parse().unwrap(),
+        service: Service {
+            protocol: Protocol::Tcp,
+            ports: PortRange::single(443),
+        },
+    };
+    let policy = Policy {
+        allow: vec![element("192.0.2.7/32"), element("198.51.100.0/24")],
+        ..Policy::default()
+    };
+    let ruleset = egress_init::ruleset::enforced(&policy, None);
+    let mut kernel = Nftables::open().unwrap();
+    for change in [
+        "insert rule inet egress_init output accept",
+        "add rule inet egress_init refuse accept",
+        "flush chain inet egress_init forward; add rule inet egress_init forward accept",
+        "chain inet egress_init output { policy accept; }",
+        "add element inet egress_init allow4 { 203.0.113.66 . tcp . 443 }",
+        "delete element inet egress_init allow4 { 192.0.2.7 . tcp . 443 }",
+        "add element inet egress_init allow4_ranges { 203.0.113.0/24 . tcp . 443 }",
+        "flush set inet egress_init allow4_ranges",
+        "add set inet egress_init other { type ipv4_addr; }",
+        "add chain inet egress_init other { type filter hook output priority -10; policy accept; }",
+        "flush chain inet egress_init output",
+        "delete table inet egress_init",
+    ] {
+        kernel.replace(&ruleset).unwrap();
+        kernel.verify(&ruleset).expect("as it was sent");
+        nft(change);
+        let error = kernel.verify(&ruleset).expect_err(change);
+        assert!(
+            matches!(error, NftError::Different(_) | NftError::ReadBack(_)),
+            "{change}: {error}"
+        );
+    }
 }
 
 fn other_tables_are_left_alone() {
