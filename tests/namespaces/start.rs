@@ -47,6 +47,7 @@ cases!(start:
     two_starts_take_turns,
     a_waiting_start_has_removed_the_sentinel,
     a_changed_table_is_not_taken_for_the_intended_one,
+    loopback_is_brought_up,
     other_tables_are_left_alone,
     without_net_admin_it_says_what_to_do,
     wrong_usage_is_2,
@@ -519,6 +520,15 @@ fn a_changed_table_is_not_taken_for_the_intended_one() {
             "{change}: {error}"
         );
     }
+}
+
+/// A bare namespace (`unshare --net`) has it down, and the answers of a rejecting rule come by it.
+fn loopback_is_brought_up() {
+    let world = World::new();
+    crate::support::world::ip_batch("link set lo down");
+    world.enforce(&["--allow", "api.example.org"]);
+    rejects(&blocked());
+    world.egress().arg("check").run().exits(0);
 }
 
 fn other_tables_are_left_alone() {
