@@ -6,6 +6,7 @@ use crate::{
     check::NotReady,
     command::CommandError,
     config::InvalidSettings,
+    host_network::HostNetwork,
     launch::LaunchError,
     links::LinksError,
     nft::NftError,
@@ -137,6 +138,9 @@ pub enum Error {
     /// Another start.
     #[error(transparent)]
     StartLock(#[from] StartLockError),
+    /// The network is not the container's.
+    #[error(transparent)]
+    HostNetwork(#[from] HostNetwork),
     /// DNS stays open to uid 0, and the command would be that.
     #[error(
         "the command would run as uid 0, to which --dns system leaves port 53 of any server open here"
@@ -184,6 +188,7 @@ impl Error {
             Self::Namespace(error) => error.remedy(),
             Self::NotReady(error) => error.remedy(),
             Self::StartLock(error) => error.remedy(),
+            Self::HostNetwork(error) => error.remedy(),
             Self::RootWithOpenDns => Some(
                 "run the command as another user with --user, name the servers with --dns-upstream, or choose --dns pinned".to_owned(),
             ),

@@ -37,6 +37,7 @@ pub mod commands;
 pub mod config;
 pub mod error;
 mod file;
+pub mod host_network;
 pub mod launch;
 pub mod links;
 pub mod log;

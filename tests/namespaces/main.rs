@@ -9,6 +9,7 @@ mod support;
 mod enforcement;
 mod flows;
 mod ground;
+mod host_network;
 mod names;
 mod plan;
 mod privileges;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         privileges::cases(),
         sentinel::cases(),
         start::cases(),
+        host_network::cases(),
         plan::cases(),
     ]
     .concat();
