@@ -203,7 +203,7 @@ impl Upstreams {
 
 /// A value of `--dns-upstream` that is not understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{value:?} is not the address of a DNS server; accepted are IP, IP:PORT and [IPv6]:PORT")]
+#[error("`{value}` is not the address of a DNS server; accepted are IP, IP:PORT and [IPv6]:PORT")]
 pub struct UpstreamError {
     value: String,
 }

@@ -354,7 +354,7 @@ fn neighbours_still_find_each_other() {
         world.outside.forget_neighbours();
         reaches(&tcp(API, 443));
     }
-    let (_, frames) = world.arrived(|| {
+    let ((), frames) = world.arrived(|| {
         ip_batch("neigh flush dev eth0");
         reaches(&tcp(API, 443));
     });
