@@ -129,6 +129,12 @@ pub struct RunArgs {
     /// The file that says that the firewall is enforced [env: EGRESS_INIT_SENTINEL] [default: /etc/beacon-code/firewall.ready]
     #[arg(long, value_name = "PATH")]
     pub sentinel: Option<PathBuf>,
+    /// Directory that the command's user alone may use, and one command at a time; held by a lock that the command inherits [env: EGRESS_INIT_STATE_DIR, CODE_HOME; apply and check go by the option alone]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Make the state directory where it is missing, and give it owner and mode 0700 where it has others
+    #[arg(long)]
+    pub fix_state_dir: bool,
 }
 
 /// Logging, to standard error only.

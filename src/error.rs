@@ -16,6 +16,7 @@ use crate::{
     sentinel::{NamespaceError, PlaceError},
     signals::Interruption,
     start_lock::StartLockError,
+    state_dir::StateDirError,
 };
 use std::{borrow::Cow, fmt, io, net::IpAddr, path::PathBuf};
 use thiserror::Error;
@@ -138,6 +139,9 @@ pub enum Error {
     /// Another start.
     #[error(transparent)]
     StartLock(#[from] StartLockError),
+    /// The state directory.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
     /// The network is not the container's.
     #[error(transparent)]
     HostNetwork(#[from] HostNetwork),
@@ -188,6 +192,7 @@ impl Error {
             Self::Namespace(error) => error.remedy(),
             Self::NotReady(error) => error.remedy(),
             Self::StartLock(error) => error.remedy(),
+            Self::StateDir(error) => error.remedy(),
             Self::HostNetwork(error) => error.remedy(),
             Self::RootWithOpenDns => Some(
                 "run the command as another user with --user, name the servers with --dns-upstream, or choose --dns pinned".to_owned(),

@@ -4,7 +4,7 @@
 //! It keeps the spirit of I1: the kernel is asked, no file of the policy is read, nothing can be
 //! waited for. No single hint is trusted. Each of these proves that a namespace is the initial one:
 //!
-//! - sysctls that exist there alone. `sysctl_core_init` in the kernel's net/core/sysctl_net_core.c
+//! - sysctls that exist there alone. `sysctl_core_init` in the kernel's `net/core/sysctl_net_core.c`
 //!   registers its table for `init_net`, since Linux 3.5; which of them a process sees goes by its
 //!   own network namespace, whoever mounted /proc;
 //! - the inode 0xEFFFFFF9 (`NET_NS_INIT_INO` in linux/nsfs.h, Linux 6.18; no other kernel has it);

@@ -11,7 +11,7 @@ use std::{
     process::{Command, Output},
 };
 
-/// By other means than the program's: `ipv4_table` in the kernel's net/ipv4/sysctl_net_ipv4.c is
+/// By other means than the program's: `ipv4_table` in the kernel's `net/ipv4/sysctl_net_ipv4.c` is
 /// registered for the initial namespace alone.
 fn is_host() -> bool {
     let ipv4 = Path::new("/proc/sys/net/ipv4");

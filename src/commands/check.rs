@@ -1,6 +1,6 @@
 //! `check`: does the sentinel verify, and are the rules live? With a command, only then.
 
-use super::{Outcome, print, privileges};
+use super::{Outcome, command_identity, hold_state_dir, print, privileges};
 use crate::{
     check::{self, NotReady, Report, Verified},
     cli::CheckArgs,
@@ -9,6 +9,7 @@ use crate::{
     error::Error,
     launch::launch,
 };
+use std::os::fd::AsFd;
 use tracing::warn;
 
 /// Verifies, and executes the command if there is one.
@@ -29,7 +30,12 @@ pub fn check(args: &CheckArgs, environment: Environment<'_>) -> Result<Outcome, 
     }
     let config = config::run(&args.run, environment)?;
     let command = Command::look_up(&args.command, environment("PATH").as_deref())?;
-    Err(launch(&command, &privileges(&config)?, None).into())
+    let privileges = privileges(&config)?;
+    privileges.check_attainable()?;
+    let identity = command_identity(&privileges)?;
+    let state = hold_state_dir(config.state_dir.as_ref(), &identity)?;
+    let kept = state.as_ref().map(AsFd::as_fd);
+    Err(launch(&command, &privileges, None, kept).into())
 }
 
 fn passes(result: Result<Verified, NotReady>, is_bypassed: bool) -> bool {

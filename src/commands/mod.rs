@@ -8,7 +8,7 @@ mod run;
 mod start;
 
 use crate::{
-    accounts::UserSpec,
+    accounts::{Identity, UserSpec},
     cli::{CheckArgs, LogArgs, StartArgs},
     config::{self, Environment, RunConfig},
     error::Error,
@@ -16,6 +16,7 @@ use crate::{
     policy::Decision,
     privileges::Privileges,
     socket_filter::Family,
+    state_dir::{self, StateDir, StateLock},
 };
 use std::{
     ffi::OsString,
@@ -101,6 +102,36 @@ fn privileges(config: &RunConfig) -> Result<Privileges, Error> {
         no_new_privs: !config.allow_new_privs,
         socket_families: families.collect(),
     })
+}
+
+/// Whom the command runs as.
+fn command_identity(privileges: &Privileges) -> Result<Identity, Error> {
+    match &privileges.identity {
+        Some(identity) => Ok(identity.clone()),
+        None => current_identity(),
+    }
+}
+
+fn current_identity() -> Result<Identity, Error> {
+    Identity::current().map_err(|error| Error::Process("read the process's ids", error))
+}
+
+/// The command's own directory, where one is named: to be kept open until exec.
+fn hold_state_dir(
+    directory: Option<&StateDir>,
+    identity: &Identity,
+) -> Result<Option<StateLock>, Error> {
+    let Some(directory) = directory else {
+        return Ok(None);
+    };
+    let lock = state_dir::hold(directory, identity)?;
+    if let Some(kind) = lock.host_only() {
+        warn!(
+            "the state directory {} is on {kind}: its lock holds among the containers of this host, not among hosts",
+            directory.path.display()
+        );
+    }
+    Ok(Some(lock))
 }
 
 /// The one line of a good start.

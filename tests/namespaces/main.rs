@@ -15,6 +15,7 @@ mod plan;
 mod privileges;
 mod sentinel;
 mod start;
+mod state_dir;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         sentinel::cases(),
         start::cases(),
         host_network::cases(),
+        state_dir::cases(),
         plan::cases(),
     ]
     .concat();
