@@ -64,6 +64,9 @@ pub struct CheckArgs {
     /// Print {"ok", "reason", "sentinel"} to standard output
     #[arg(long)]
     pub json: bool,
+    /// Verify too that the command's own port accepts connections, on loopback in either family
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "command")]
+    pub tcp: Option<u16>,
     /// The sentinel and the privileges of a command.
     #[command(flatten)]
     pub run: RunArgs,
@@ -140,7 +143,7 @@ pub struct RunArgs {
 /// Logging, to standard error only.
 #[derive(Debug, Args)]
 pub struct LogArgs {
-    /// text or json [env: EGRESS_INIT_LOG_FORMAT] [default: text]
+    /// text, or json with EGRESS_INIT_CORRELATION_ID or the container's id in each line [env: EGRESS_INIT_LOG_FORMAT] [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
     /// error, warn, info, debug or trace [env: EGRESS_INIT_LOG, RUST_LOG] [default: info]

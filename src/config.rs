@@ -167,6 +167,8 @@ pub struct LogConfig {
     pub format: log::Format,
     /// What is let through.
     pub filter: Targets,
+    /// What each object carries, where the user chose it.
+    pub correlation_id: Option<String>,
 }
 
 /// An option or a variable whose value has no meaning.
@@ -293,9 +295,13 @@ pub fn logging(args: &LogArgs, environment: Environment) -> Result<LogConfig, In
         // Meant for the command too, whose syntax may be another: no reason not to start.
         .or_else(|| log::parse_filter(environment("RUST_LOG")?.to_str()?).ok())
         .unwrap_or_else(log::default_filter);
+    let correlation_id = reader
+        .variable("EGRESS_INIT_CORRELATION_ID")
+        .map(|id| id.to_string_lossy().into_owned());
     reader.finish(LogConfig {
         format: format.unwrap_or_default(),
         filter,
+        correlation_id,
     })
 }
 

@@ -11,6 +11,7 @@ use crate::{
     links::LinksError,
     nft::NftError,
     policy::Inadmissible,
+    port::Closed,
     privileges::PrivilegeError,
     resolve::{Unresolved, hosts::HostsError, nameservers::ResolvConfError},
     sentinel::{NamespaceError, PlaceError},
@@ -136,6 +137,9 @@ pub enum Error {
     /// The check did not pass.
     #[error(transparent)]
     NotReady(#[from] NotReady),
+    /// The command's own port.
+    #[error(transparent)]
+    Port(#[from] Closed),
     /// Another start.
     #[error(transparent)]
     StartLock(#[from] StartLockError),
@@ -191,6 +195,7 @@ impl Error {
             Self::Sentinel(error) => error.remedy(),
             Self::Namespace(error) => error.remedy(),
             Self::NotReady(error) => error.remedy(),
+            Self::Port(error) => error.remedy(),
             Self::StartLock(error) => error.remedy(),
             Self::StateDir(error) => error.remedy(),
             Self::HostNetwork(error) => error.remedy(),

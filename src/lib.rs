@@ -44,6 +44,7 @@ pub mod links;
 pub mod log;
 pub mod nft;
 pub mod policy;
+pub mod port;
 pub mod privileges;
 pub mod resolve;
 pub mod ruleset;

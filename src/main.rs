@@ -20,10 +20,11 @@ fn main() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::NotVerified) => ExitCode::FAILURE,
         Err(error) => {
+            let exit_code = error.exit_code();
             for line in error.report().lines() {
-                tracing::error!("{line}");
+                tracing::error!(event = "failed", exit_code = u64::from(exit_code), "{line}");
             }
-            ExitCode::from(error.exit_code())
+            ExitCode::from(exit_code)
         }
     }
 }

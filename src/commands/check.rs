@@ -8,6 +8,7 @@ use crate::{
     config::{self, Environment},
     error::Error,
     launch::launch,
+    port,
 };
 use std::os::fd::AsFd;
 use tracing::warn;
@@ -17,12 +18,19 @@ pub fn check(args: &CheckArgs, environment: Environment<'_>) -> Result<Outcome, 
     let path = config::sentinel(&args.run, environment);
     let result = check::firewall_ready(&path);
     let is_bypassed = check::is_bypassed();
+    let port = args.tcp.map_or(Ok(()), port::accepts);
     if args.json {
-        let report = serde_json::to_string(&Report::new(&result, is_bypassed));
+        let report = Report::new(&result, is_bypassed).with_port(&port);
+        let report = serde_json::to_string(&report);
         let report = report.map_err(|error| Error::Process("write the report", error.into()))?;
         print(&(report + "\n"))?;
     }
-    if !passes(result, is_bypassed) {
+    let passes = passes(result, is_bypassed);
+    if let Err(closed) = port {
+        tracing::error!("{}", Error::from(closed).report());
+        return Ok(Outcome::NotVerified);
+    }
+    if !passes {
         return Ok(Outcome::NotVerified);
     }
     if args.command.is_empty() {

@@ -69,9 +69,9 @@ pub fn plan(args: &StartArgs, json: bool) -> Result<Outcome, Error> {
 /// Logging first, so that whatever is wrong afterwards is logged as asked.
 fn start_logging(args: &LogArgs) -> Result<(), Error> {
     let config = config::logging(args, ENVIRONMENT).inspect_err(|_| {
-        log::start(log::Format::Text, log::default_filter());
+        log::start(log::Format::Text, log::default_filter(), None);
     })?;
-    log::start(config.format, config.filter);
+    log::start(config.format, config.filter, config.correlation_id);
     Ok(())
 }
 
@@ -137,13 +137,19 @@ fn hold_state_dir(
 /// The one line of a good start.
 fn report_ready(decision: &Decision, dns: config::Dns, began: Instant) {
     let counts = decision.counts;
+    let ms = (began.elapsed().as_secs_f64() * 10_000.0).round() / 10.0;
     info!(
-        "firewall ready: {} {}, {} IPv4 + {} IPv6 addresses, dns {dns}, {:.1} ms",
+        event = "ready",
+        names = counts.names as u64,
+        ipv4 = counts.ipv4 as u64,
+        ipv6 = counts.ipv6 as u64,
+        dns = %dns,
+        ms,
+        "firewall ready: {} {}, {} IPv4 + {} IPv6 addresses, dns {dns}, {ms:.1} ms",
         counts.names,
         if counts.names == 1 { "name" } else { "names" },
         counts.ipv4,
         counts.ipv6,
-        began.elapsed().as_secs_f64() * 1000.0,
     );
 }
 

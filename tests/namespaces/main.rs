@@ -9,7 +9,9 @@ mod support;
 mod enforcement;
 mod flows;
 mod ground;
+mod health;
 mod host_network;
+mod logs;
 mod names;
 mod plan;
 mod privileges;
@@ -28,7 +30,9 @@ fn main() -> ExitCode {
         privileges::cases(),
         sentinel::cases(),
         start::cases(),
+        health::cases(),
         host_network::cases(),
+        logs::cases(),
         state_dir::cases(),
         plan::cases(),
     ]
