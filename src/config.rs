@@ -32,6 +32,8 @@ pub const DEFAULT_ALLOWLIST: &str = "/etc/beacon-code/allowed_domains.txt";
 /// The list where none is named and that file does not exist.
 pub const FALLBACK_ENTRY: &str = "api.openai.com";
 const DEFAULT_RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is longer is a slip of the pen.
+const LONGEST_RESOLVE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// The variables of this program's prefix that mean something.
 const VARIABLES: [&str; 13] = [
@@ -220,6 +222,9 @@ pub fn start(
         Some("EGRESS_INIT_RESOLVE_TIMEOUT"),
         |text| match humantime::parse_duration(text) {
             Ok(time) if time.is_zero() => Err(format!("`{text}` leaves no time")),
+            Ok(time) if time > LONGEST_RESOLVE_TIMEOUT => {
+                Err(format!("`{text}` is longer than an hour"))
+            }
             Ok(time) => Ok(time),
             Err(error) => Err(format!(
                 "`{text}` is no duration such as 10s or 500ms: {error}"
@@ -635,7 +640,7 @@ mod tests {
             ":1",
         ];
         let variables = [
-            ("EGRESS_INIT_RESOLVE_TIMEOUT", "5"),
+            ("EGRESS_INIT_RESOLVE_TIMEOUT", "18446744073709551615s"),
             ("EGRESS_INIT_INBOUND", "99999"),
             ("EGRESS_INIT_ON_UNRESOLVED", "skip"),
             ("EGRESS_INIT_ALLOWLIST", "/a::/b"),

@@ -122,17 +122,19 @@ fn exec_remedy(path: &std::path::Path, source: &io::Error) -> Option<String> {
 }
 
 /// Becomes `command` with `privileges`; before, publishes the sentinel where there is one to
-/// publish. Of the file descriptors above 2 the command gets `kept` and no other (I4): the lock of
-/// the state directory ends with its last descriptor, so it can live in no other way. Returns only if that fails, and then signals stay blocked and capabilities gone: what
-/// is left to do is to report and to exit.
+/// publish, and calls `ready` when nothing but stepping down and exec is left. Of the descriptors
+/// above 2 the command gets `kept` and no other (I4): the lock of the state directory ends with its
+/// last descriptor, so it can live in no other way. Returns only if that fails, and then signals
+/// stay blocked and capabilities gone: what is left to do is to report and to exit.
 #[must_use = "it says why the command did not start"]
 pub fn launch(
     command: &Command,
     privileges: &Privileges,
     sentinel: Option<(&Place, &Sentinel)>,
     kept: Option<BorrowedFd<'_>>,
+    ready: impl FnOnce(),
 ) -> LaunchError {
-    let Err(launch) = try_launch(command, privileges, sentinel, kept);
+    let Err(launch) = try_launch(command, privileges, sentinel, kept, ready);
     let removed = sentinel.map_or(Ok(()), |(place, _)| place.remove());
     match removed {
         Ok(()) => launch,
@@ -148,6 +150,7 @@ fn try_launch(
     privileges: &Privileges,
     sentinel: Option<(&Place, &Sentinel)>,
     kept: Option<BorrowedFd<'_>>,
+    ready: impl FnOnce(),
 ) -> Result<Infallible, LaunchError> {
     // From here to exec a signal waits, so that none ends the process with the sentinel in place.
     SigSet::all()
@@ -158,6 +161,7 @@ fn try_launch(
     if let Some((place, sentinel)) = sentinel {
         place.publish(sentinel)?;
     }
+    ready();
     thread::scope(|scope| {
         let becoming = thread::Builder::new()
             .name("exec".to_owned())

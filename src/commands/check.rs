@@ -43,7 +43,7 @@ pub fn check(args: &CheckArgs, environment: Environment<'_>) -> Result<Outcome, 
     let identity = command_identity(&privileges)?;
     let state = hold_state_dir(config.state_dir.as_ref(), &identity)?;
     let kept = state.as_ref().map(AsFd::as_fd);
-    Err(launch(&command, &privileges, None, kept).into())
+    Err(launch(&command, &privileges, None, kept, || {}).into())
 }
 
 fn passes(result: Result<Verified, NotReady>, is_bypassed: bool) -> bool {

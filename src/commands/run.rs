@@ -39,10 +39,15 @@ pub fn run(
         state,
     } = &enforced.end;
     let sentinel = enforced.sentinel("exec")?;
-    report_ready(&enforced.decision, enforced.config.dns, began);
+    let ready = || {
+        if let Some(warning) = place.warning() {
+            warn!("{warning}; {}", warning.remedy());
+        }
+        report_ready(&enforced.decision, enforced.config.dns, began);
+    };
     let sentinel = Some((place, &sentinel));
     let kept = state.as_ref().map(AsFd::as_fd);
-    Err(launch(command, privileges, sentinel, kept).into())
+    Err(launch(command, privileges, sentinel, kept, ready).into())
 }
 
 /// What the end of the start needs, looked up at its beginning.
@@ -64,9 +69,6 @@ fn prepare(
     privileges.check_attainable()?;
     let identity = command_identity(&privileges)?;
     let place = Place::prepare(path, &identity)?;
-    if let Some(warning) = place.warning() {
-        warn!("{warning}; {}", warning.remedy());
-    }
     let state = hold_state_dir(config.run.state_dir.as_ref(), &identity)?;
     Ok(Prepared {
         end: End {

@@ -74,6 +74,9 @@ impl NftError {
             }
         };
         Some(match source.raw_os_error()? {
+            libc::EPERM | libc::EACCES if !nix::unistd::geteuid().is_root() => {
+                "start as root, without USER in the image and without docker run --user, and name the command's user with egress-init --user"
+            }
             libc::EPERM | libc::EACCES => {
                 "run the container with --cap-add=NET_ADMIN; in a user namespace, in one that owns the network namespace"
             }

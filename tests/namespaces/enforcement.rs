@@ -345,7 +345,8 @@ fn ipv6_that_comes_later_is_closed_already() {
     reaches(&tcp(API, 443));
 }
 
-/// Without neighbour discovery in both directions IPv6 would work for as long as the entries last.
+/// Without neighbour discovery in both directions IPv6 would work for as long as the entries of
+/// before last.
 fn neighbours_still_find_each_other() {
     let world = World::new();
     world.enforce(&["--allow", "api.example.org"]);
