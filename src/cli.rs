@@ -20,7 +20,7 @@ use std::{ffi::OsString, path::PathBuf};
     version,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
-    override_usage = "egress-init [OPTIONS] -- COMMAND [ARG]...\n       egress-init apply [OPTIONS]\n       egress-init check [--json] [OPTIONS] [-- COMMAND [ARG]...]\n       egress-init plan [--json] [OPTIONS]",
+    override_usage = "egress-init [OPTIONS] -- COMMAND [ARG]...\n       egress-init apply [OPTIONS]\n       egress-init check [--json] [OPTIONS] [-- COMMAND [ARG]...]\n       egress-init plan [--json] [OPTIONS]\n       egress-init doctor [--json] [OPTIONS]",
     after_help = "Exit status: that of COMMAND; 125 egress-init failed; 126 COMMAND cannot be executed; 127 it was not found; 2 wrong usage.\n\nNeeds CAP_NET_ADMIN to install rules: docker run --cap-add=NET_ADMIN ..."
 )]
 pub struct Cli {
@@ -47,6 +47,16 @@ pub enum Action {
     /// Verify that the firewall is live; with a command, drop privileges and execute it only then
     #[command(after_help = "Exit status: 0 verified, 1 not; with a command, as the entrypoint.")]
     Check(CheckArgs),
+    /// Say whether this container is ready for production: pass, warn, fail or skip, with a remedy each
+    #[command(after_help = "Exit status: 0 no check failed, 1 one did.")]
+    Doctor {
+        /// Print one JSON object instead
+        #[arg(long)]
+        json: bool,
+        /// Options shared with the entrypoint.
+        #[command(flatten)]
+        start: StartArgs,
+    },
     /// Resolve and print what would be installed, as text for `nft -f`; needs no privilege
     Plan {
         /// Print one JSON object instead

@@ -206,9 +206,9 @@ impl Error {
         }
     }
 
-    /// The line for a person: what failed, on what, why, and what to do about it.
+    /// What failed, on what, and why.
     #[must_use]
-    pub fn report(&self) -> String {
+    pub fn chain(&self) -> String {
         let mut report = self.to_string();
         let mut source = std::error::Error::source(self);
         while let Some(error) = source {
@@ -216,6 +216,13 @@ impl Error {
             report.push_str(&error.to_string());
             source = error.source();
         }
+        report
+    }
+
+    /// The line for a person: the same, and what to do about it.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let mut report = self.chain();
         if let Some(remedy) = self.remedy() {
             report.push_str("; ");
             report.push_str(&remedy);

@@ -36,6 +36,7 @@ pub mod command;
 pub mod commands;
 pub mod config;
 pub mod container;
+pub mod doctor;
 pub mod error;
 mod file;
 pub mod host_network;

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         None => commands::run(&cli.start, &cli.command),
         Some(Action::Apply { start }) => commands::apply(&start),
         Some(Action::Check(args)) => commands::check(&args),
+        Some(Action::Doctor { json, start }) => commands::doctor(&start, json),
         Some(Action::Plan { json, start }) => commands::plan(&start, json),
     };
     match outcome {

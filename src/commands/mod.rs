@@ -2,6 +2,7 @@
 
 mod apply;
 mod check;
+mod doctor;
 mod inputs;
 mod plan;
 mod run;
@@ -31,7 +32,7 @@ use tracing::{info, warn};
 pub enum Outcome {
     /// As it should.
     Done,
-    /// `check` did not verify.
+    /// `check` did not verify, or `doctor` found what fails.
     NotVerified,
 }
 
@@ -64,6 +65,13 @@ pub fn plan(args: &StartArgs, json: bool) -> Result<Outcome, Error> {
     start_logging(&args.log)?;
     warn_of_unknown_variables();
     block_on(plan::plan(args, ENVIRONMENT, json))?
+}
+
+/// `doctor`.
+pub fn doctor(args: &StartArgs, json: bool) -> Result<Outcome, Error> {
+    start_logging(&args.log)?;
+    warn_of_unknown_variables();
+    block_on(doctor::doctor(args, ENVIRONMENT, json))?
 }
 
 /// Logging first, so that whatever is wrong afterwards is logged as asked.

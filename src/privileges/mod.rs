@@ -10,7 +10,7 @@ mod capability;
 mod error;
 mod status;
 
-pub use capability::KeptCapability;
+pub use capability::{KeptCapability, names};
 pub use error::PrivilegeError;
 pub use status::{Status, StatusError};
 

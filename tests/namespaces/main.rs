@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod doctor;
 mod enforcement;
 mod flows;
 mod ground;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         privileges::cases(),
         sentinel::cases(),
         start::cases(),
+        doctor::cases(),
         health::cases(),
         host_network::cases(),
         logs::cases(),

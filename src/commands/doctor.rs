@@ -1,0 +1,38 @@
+//! `doctor`: is this container ready for production?
+
+use super::{Outcome, print};
+use crate::{
+    cli::StartArgs,
+    config::{self, Dns, Environment},
+    doctor::{self, gather},
+    error::Error,
+};
+
+/// Looks, judges and prints.
+pub async fn doctor(
+    args: &StartArgs,
+    environment: Environment<'_>,
+    json: bool,
+) -> Result<Outcome, Error> {
+    let subject = gather::Subject {
+        config: config::start(args, environment, Dns::Pinned)?,
+        sentinel: config::sentinel(&args.run, environment),
+        allow_host_network: args.allow_host_network,
+    };
+    let privileges = super::privileges(&subject.config.run);
+    let facts = gather::gather(&subject, privileges, std::env::vars_os()).await;
+    let report = doctor::examine(&facts);
+    let text = if json {
+        let text = serde_json::to_string_pretty(&report)
+            .map_err(|error| Error::Process("write the report", error.into()))?;
+        text + "\n"
+    } else {
+        report.to_string()
+    };
+    print(&text)?;
+    Ok(if report.ok {
+        Outcome::Done
+    } else {
+        Outcome::NotVerified
+    })
+}
