@@ -1,9 +1,9 @@
 //! `doctor`: is this container ready for production?
 
-use super::{Outcome, print};
+use super::{Outcome, inputs, print};
 use crate::{
     cli::StartArgs,
-    config::{self, Dns, Environment},
+    config::{self, Dns, Environment, StartConfig},
     doctor::{self, gather},
     error::Error,
 };
@@ -20,7 +20,8 @@ pub async fn doctor(
         allow_host_network: args.allow_host_network,
     };
     let privileges = super::privileges(&subject.config.run);
-    let facts = gather::gather(&subject, privileges, std::env::vars_os()).await;
+    let names = names_to_resolve(&subject.config);
+    let facts = gather::gather(&subject, privileges, names, std::env::vars_os()).await;
     let report = doctor::examine(&facts);
     let text = if json {
         let text = serde_json::to_string_pretty(&report)
@@ -35,4 +36,10 @@ pub async fn doctor(
     } else {
         Outcome::NotVerified
     })
+}
+
+/// How many names of the list /etc/hosts does not have already.
+fn names_to_resolve(config: &StartConfig) -> Result<usize, Error> {
+    let list = inputs::allowlist(&config.lists)?;
+    Ok(inputs::questions(&list, config)?.names.len())
 }

@@ -30,6 +30,8 @@ pub struct StartFacts {
     pub kept: u64,
     /// `--user` as typed, and who that is.
     pub user: Look<Option<(String, Identity)>>,
+    /// The list, and how many of its names are to be resolved.
+    pub list: Look<usize>,
     /// Each nameserver, and whether it answers.
     pub nameservers: Look<Vec<(SocketAddr, Result<(), String>)>>,
     /// Whether names can be pinned.
@@ -108,13 +110,23 @@ impl<T> Look<T> {
             Err(error) => {
                 let error = error.into();
                 Self::Wrong(Problem {
-                    what: error.chain(),
+                    what: first_line(&error.chain()),
                     remedy: Some(error.remedy().unwrap_or_else(|| {
                         "see docs/reference.md, which lists each message".to_owned()
                     })),
                 })
             }
         }
+    }
+}
+
+/// A list has all its mistakes in one error, each on a line of its own.
+fn first_line(text: &str) -> String {
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default().to_owned();
+    match lines.count() {
+        0 => first,
+        more => format!("{first} (and {more} more)"),
     }
 }
 
@@ -194,6 +206,7 @@ pub(super) mod tests {
                 drop: Look::Seen(()),
                 kept: 0,
                 user: Look::Seen(Some(("node".into(), node))),
+                list: Look::Seen(1),
                 nameservers: Look::Seen(vec![(([127, 0, 0, 11], 53).into(), Ok(()))]),
                 hosts: Look::Seen(()),
                 folder: Look::Seen("/etc/beacon-code".into()),

@@ -55,6 +55,7 @@ pub struct Subject {
 pub async fn gather(
     subject: &Subject,
     privileges: Result<Privileges, Error>,
+    names: Result<usize, Error>,
     variables: impl Iterator<Item = (OsString, OsString)>,
 ) -> Facts {
     let run = &subject.config.run;
@@ -84,14 +85,13 @@ pub async fn gather(
         } else {
             host_network::check().await
         };
-        let start = start(
+        let look = Start {
             subject,
-            privileges,
-            identity.as_ref(),
-            network,
-            own.as_ref(),
+            own: own.as_ref(),
+            identity: identity.as_ref(),
             kept,
-        );
+        };
+        let start = look.facts(privileges, names, network);
         (Some(start), None)
     };
     Facts {
@@ -102,37 +102,57 @@ pub async fn gather(
     }
 }
 
-fn start(
-    Subject {
-        config, sentinel, ..
-    }: &Subject,
-    privileges: Result<Privileges, Error>,
-    identity: Option<&Identity>,
-    network: Result<(), HostNetwork>,
-    own: Option<&Status>,
+/// Looks at what a start needs.
+struct Start<'a> {
+    subject: &'a Subject,
+    own: Option<&'a Status>,
+    identity: Option<&'a Identity>,
     kept: u64,
-) -> StartFacts {
-    let run = &config.run;
-    let fixes = run.state_dir.as_ref().is_some_and(|state| state.fix);
-    let chown = if fixes {
-        Capability::CAP_CHOWN.bitmask()
-    } else {
-        0
-    };
-    let nobody = || "--user names nobody".to_owned();
-    let name = run.user.as_ref().map(ToString::to_string);
-    StartFacts {
-        kernel: kernel(network.is_ok(), own),
-        network: Look::of(network),
-        drop: match &privileges {
-            Ok(privileges) => Look::of(privileges.check_attainable()),
-            Err(_) => Look::Hidden(nobody()),
-        },
-        kept: kept | chown,
-        user: Look::of(privileges.map(|privileges| name.zip(privileges.identity))),
-        nameservers: nameservers(&config.upstreams),
-        hosts: hosts(config.dns),
-        folder: identity.map_or_else(|| Look::Hidden(nobody()), |who| folder(sentinel, who)),
+}
+
+impl Start<'_> {
+    fn facts(
+        &self,
+        privileges: Result<Privileges, Error>,
+        names: Result<usize, Error>,
+        network: Result<(), HostNetwork>,
+    ) -> StartFacts {
+        let config = &self.subject.config;
+        let run = &config.run;
+        let fixes = run.state_dir.as_ref().is_some_and(|state| state.fix);
+        let chown = if fixes {
+            Capability::CAP_CHOWN.bitmask()
+        } else {
+            0
+        };
+        let nobody = || "--user names nobody".to_owned();
+        let name = run.user.as_ref().map(ToString::to_string);
+        let no_names = names.as_ref().is_ok_and(|names| *names == 0);
+        StartFacts {
+            kernel: kernel(network.is_ok(), self.own),
+            network: Look::of(network),
+            drop: match &privileges {
+                Ok(privileges) => Look::of(privileges.check_attainable()),
+                Err(_) => Look::Hidden(nobody()),
+            },
+            kept: self.kept | chown,
+            user: Look::of(privileges.map(|privileges| name.zip(privileges.identity))),
+            list: Look::of(names),
+            nameservers: if no_names {
+                Look::Hidden("no name is to be resolved".into())
+            } else {
+                nameservers(&config.upstreams)
+            },
+            hosts: if no_names {
+                Look::Hidden("no name is to be pinned".into())
+            } else {
+                hosts(config.dns)
+            },
+            folder: match self.identity {
+                Some(identity) => folder(&self.subject.sentinel, identity),
+                None => Look::Hidden(nobody()),
+            },
+        }
     }
 }
 
@@ -241,7 +261,7 @@ fn hosts(dns: Dns) -> Look<()> {
         Ok(_) => Look::Seen(()),
         Err(error) => Look::wrong(
             format!("/etc/hosts cannot be written: {error}"),
-            "start as root; with --read-only mount a file of the container's own over /etc/hosts; or choose --dns system, which leaves a tunnel",
+            "start as root; with --read-only mount a file of the container's own over /etc/hosts, or have the addresses in it (--add-host, extra_hosts); or choose --dns system, which leaves a tunnel",
         ),
     }
 }

@@ -7,13 +7,14 @@ use super::{
 use crate::privileges::{self, Status};
 use caps::Capability;
 
-pub const IDS: [&str; 9] = [
+pub const IDS: [&str; 10] = [
     "start.network",
     "start.kernel",
     "start.net_admin",
     "start.drop",
     "start.excess",
     "start.user",
+    "start.list",
     "start.nameservers",
     "start.hosts",
     "start.sentinel_folder",
@@ -44,11 +45,16 @@ pub fn examine(facts: &StartFacts, own: Option<&Status>) -> Vec<Finding> {
         }),
         excess(IDS[4], facts, own),
         user(IDS[5], facts, own),
-        nameservers(IDS[6], facts),
-        Finding::of(IDS[7], &facts.hosts, |()| {
+        Finding::of(IDS[6], &facts.list, |names| match names {
+            0 => "the list is valid, no name is to be resolved".into(),
+            1 => "the list is valid, 1 name is to be resolved".into(),
+            _ => format!("the list is valid, {names} names are to be resolved"),
+        }),
+        nameservers(IDS[7], facts),
+        Finding::of(IDS[8], &facts.hosts, |()| {
             "/etc/hosts can be written".into()
         }),
-        Finding::of(IDS[8], &facts.folder, |folder| {
+        Finding::of(IDS[9], &facts.folder, |folder| {
             format!(
                 "{} can be written by this process and not by the command",
                 folder.display()

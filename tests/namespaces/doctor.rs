@@ -67,10 +67,8 @@ fn is(report: &Value, id: &str, status: &str) {
 }
 
 fn asked(options: &[&str]) -> Value {
-    report(&doctor(
-        &[],
-        &[&["--json"], user_options(), options].concat(),
-    ))
+    let usual = ["--json", "--allow", "api.example.org"];
+    report(&doctor(&[], &[&usual, user_options(), options].concat()))
 }
 
 fn before_a_start_all_that_it_needs_is_there() {
@@ -84,6 +82,7 @@ fn before_a_start_all_that_it_needs_is_there() {
         "start.kernel",
         "start.net_admin",
         "start.drop",
+        "start.list",
         "start.nameservers",
         "start.hosts",
         "start.sentinel_folder",
@@ -223,6 +222,10 @@ fn what_cannot_be_written_is_named() {
         .exits(0);
     is(&asked(&[]), "start.hosts", "fail");
     is(&asked(&["--dns", "system"]), "start.hosts", "skip");
+    // Nothing to write, and nobody to ask.
+    let addresses = report(&doctor(&[], &["--json", "--allow", "192.0.2.7"]));
+    is(&addresses, "start.hosts", "skip");
+    is(&addresses, "start.nameservers", "skip");
     // A folder that is missing is made by a start, not by a question.
     let missing = "/etc/world/missing/deep/firewall.ready";
     is(
@@ -345,7 +348,8 @@ fn secrets_are_shown_by_name_alone() {
 fn the_screen_and_the_json_say_the_same() {
     let _world = World::new();
     let report = asked(&[]);
-    let screen = doctor(&[], user_options());
+    let options = [user_options(), &["--allow", "api.example.org"]].concat();
+    let screen = doctor(&[], &options);
     let text = screen.stdout();
     for found in report["checks"].as_array().unwrap() {
         let id = found["id"].as_str().unwrap();
@@ -374,4 +378,11 @@ fn wrong_options_are_errors() {
     is(&report, "start.user", "fail");
     is(&report, "start.drop", "skip");
     doctor(&[], &["--", "/bin/true"]).exits(2);
+    let bad = asked(&["--allow", "bad..name", "--allow", "::/0"]);
+    is(&bad, "start.list", "fail");
+    let summary = check(&bad, "start.list")["summary"].as_str().unwrap();
+    assert!(
+        summary.contains("--allow:2:") && summary.ends_with("(and 1 more)"),
+        "{summary}"
+    );
 }
