@@ -106,7 +106,12 @@ impl fmt::Display for Holder {
         if let Some(container) = &self.container {
             write!(f, " of container {}", text(container, 12))?;
         }
-        if let Some(host) = &self.host {
+        // Docker names a host after its container.
+        let is_named_after = |host: &String| {
+            let container = self.container.as_deref();
+            container.is_some_and(|container| container.starts_with(host.as_str()))
+        };
+        if let Some(host) = self.host.as_ref().filter(|host| !is_named_after(host)) {
             write!(f, " on host {}", text(host, 64))?;
         }
         if let Some(since) = &self.since {
@@ -194,6 +199,14 @@ mod tests {
         assert_eq!(
             holder.to_string(),
             "pid 1 of container 0aa20b05a40a on host web-1, since 2026-01-02T03:04:05Z"
+        );
+        let docker = Holder {
+            host: Some("0aa20b05a40a".into()),
+            ..holder
+        };
+        assert_eq!(
+            docker.to_string(),
+            "pid 1 of container 0aa20b05a40a, since 2026-01-02T03:04:05Z"
         );
         let hostile = Holder {
             pid: Some(1),

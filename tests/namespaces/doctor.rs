@@ -22,11 +22,13 @@ cases!(doctor:
     before_a_start_all_that_it_needs_is_there,
     the_kernel_is_asked_without_a_trace,
     a_kernel_that_refuses_is_seen,
-    a_missing_capability_is_named_with_its_remedy,
+    net_admin_is_named_with_its_remedy,
+    what_dropping_takes_is_named_with_its_remedy,
     it_needs_no_privilege,
     silent_nameservers_fail,
     a_host_is_no_place_for_a_start,
     what_cannot_be_written_is_named,
+    a_folder_of_the_users_is_named,
     as_the_command_everything_holds,
     beside_the_command_it_says_what_is_too_much,
     rules_that_are_gone_fail,
@@ -143,32 +145,36 @@ fn a_kernel_that_refuses_is_seen() {
     assert!(remedy.contains("user namespace"), "{remedy}");
 }
 
-fn a_missing_capability_is_named_with_its_remedy() {
+fn without(capability: &str) -> Value {
+    let sets = [
+        format!("--bounding-set=-{capability}"),
+        format!("--inh-caps=-{capability}"),
+    ];
+    let options = [&["--json"], user_options()].concat();
+    report(&doctor(&["setpriv", &sets[0], &sets[1]], &options))
+}
+
+fn remedy<'a>(report: &'a Value, id: &str) -> &'a str {
+    check(report, id)["remedy"].as_str().unwrap()
+}
+
+fn net_admin_is_named_with_its_remedy() {
     let _world = World::new();
-    let without = |capability: &str| {
-        let sets = [
-            format!("--bounding-set=-{capability}"),
-            format!("--inh-caps=-{capability}"),
-        ];
-        let options = [&["--json"], user_options()].concat();
-        report(&doctor(&["setpriv", &sets[0], &sets[1]], &options))
-    };
     let report = without("net_admin");
     is(&report, "start.net_admin", "fail");
     is(&report, "start.kernel", "skip");
-    let remedy = check(&report, "start.net_admin")["remedy"]
-        .as_str()
-        .unwrap();
+    let remedy = remedy(&report, "start.net_admin");
     assert!(remedy.contains("--cap-add=NET_ADMIN"), "{remedy}");
+}
+
+fn what_dropping_takes_is_named_with_its_remedy() {
     needs_second_uid();
+    let _world = World::new();
     for capability in ["setuid", "setgid", "setpcap"] {
         let report = without(capability);
         is(&report, "start.drop", "fail");
-        let remedy = check(&report, "start.drop")["remedy"]
-            .as_str()
-            .unwrap()
-            .to_owned();
         let option = format!("--cap-add={}", capability.to_uppercase());
+        let remedy = remedy(&report, "start.drop");
         assert!(remedy.contains(&option), "{remedy}");
     }
 }
@@ -239,7 +245,11 @@ fn what_cannot_be_written_is_named() {
     Run::new("mount").args(mount).run().exits(0);
     let closed = asked(&["--sentinel", "/etc/world/closed/firewall.ready"]);
     is(&closed, "start.sentinel_folder", "fail");
+}
+
+fn a_folder_of_the_users_is_named() {
     needs_second_uid();
+    let _world = World::new();
     fs::create_dir("/etc/world/open").unwrap();
     fs::set_permissions("/etc/world/open", fs::Permissions::from_mode(0o777)).unwrap();
     let open = asked(&["--sentinel", "/etc/world/open/firewall.ready"]);

@@ -26,7 +26,8 @@ cases!(state_dir:
     what_is_deleted_in_it_ends_no_lock,
     children_hold_it_too,
     it_is_found_in_variables,
-    an_owner_or_a_mode_that_is_wrong_is_named,
+    what_is_no_directory_closed_to_others_is_named,
+    another_owner_is_named,
     what_is_wrong_can_be_fixed,
     a_directory_can_be_made,
     no_symbolic_link_is_followed,
@@ -239,40 +240,46 @@ fn it_is_found_in_variables() {
     );
 }
 
-fn an_owner_or_a_mode_that_is_wrong_is_named() {
+/// A start that is refused for the directory, with this on stderr.
+#[track_caller]
+fn is_refused(world: &World, says: &[&str]) {
+    let ran = on(world, STATE, &[])
+        .command(&["/bin/echo", "the command ran"])
+        .run()
+        .exits(125)
+        .says(says);
+    assert_eq!(ran.stdout(), "", "{ran}");
+}
+
+fn what_is_no_directory_closed_to_others_is_named() {
     let world = World::new();
     state_at(STATE);
-    let refused = |says: &[&str]| {
-        on(&world, STATE, &[])
-            .command(&["/bin/echo", "the command ran"])
-            .run()
-            .exits(125)
-            .says(says)
-    };
     is_free(&world, STATE);
     for mode in [0o755, 0o750, 0o701, 0o500] {
         set(STATE, uid(), mode);
-        refused(&[
-            STATE,
-            &format!("has mode {mode:04o}, not 0700"),
-            "--fix-state-dir",
-        ]);
+        let says = format!("has mode {mode:04o}, not 0700");
+        is_refused(&world, &[STATE, &says, "--fix-state-dir"]);
     }
     set(STATE, uid(), 0o1700);
     is_free(&world, STATE);
     fs::remove_dir_all(STATE).unwrap();
-    refused(&["there is no state directory", STATE, "--fix-state-dir"]);
+    is_refused(
+        &world,
+        &["there is no state directory", STATE, "--fix-state-dir"],
+    );
     assert!(!Path::new(STATE).exists());
     fs::write(STATE, "").unwrap();
-    refused(&[STATE, "not a directory"]);
+    is_refused(&world, &[STATE, "not a directory"]);
+}
+
+fn another_owner_is_named() {
     needs_second_uid();
-    fs::remove_file(STATE).unwrap();
+    let world = World::new();
     state_at(STATE);
+    is_free(&world, STATE);
     set(STATE, 0, 0o700);
-    refused(&[
-        "is owned by uid 0, not by the command's user (uid 1000)",
-        "chown 1000",
-    ]);
+    let says = "is owned by uid 0, not by the command's user (uid 1000)";
+    is_refused(&world, &[says, "chown 1000"]);
     assert_eq!(owner_and_mode(STATE), (0, 0o700), "only looked at");
 }
 
