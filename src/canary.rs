@@ -122,6 +122,13 @@ pub fn probe(within: Duration) -> Result<Alive, Dead> {
     Ok(Alive::NoRoute)
 }
 
+/// Asks the rules in IPv6 alone: whether they answered, or there is no route.
+pub fn answers_over_ipv6(within: Duration) -> Result<bool, Dead> {
+    let until = Instant::now() + within;
+    let outcome = ask(Family::Ipv6, until, || udp(until))?;
+    Ok(matches!(outcome, Outcome::Live))
+}
+
 /// Repeats `attempt`, which makes a fresh socket each time, until one is answered. `None` means
 /// not yet.
 fn ask(

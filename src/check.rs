@@ -5,6 +5,7 @@
 //! rules are live. Neither takes a privilege.
 
 use crate::canary::{self, Alive, Dead};
+use crate::port::Closed;
 use crate::sentinel::{self, NotVerified, Sentinel};
 use serde::Serialize;
 use std::error::Error as _;
@@ -73,6 +74,17 @@ pub struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
+    /// And of the port that was asked for; no bypass is about that.
+    #[must_use]
+    pub fn with_port(mut self, port: &Result<(), Closed>) -> Self {
+        if let Err(closed) = port {
+            self.ok = false;
+            let reason = self.reason.into_iter().chain([closed.to_string()]);
+            self.reason = Some(reason.collect::<Vec<_>>().join("; "));
+        }
+        self
+    }
+
     /// Of a check, and of the bypass that was asked for or not.
     #[must_use]
     pub fn new(result: &'a Result<Verified, NotReady>, is_bypassed: bool) -> Self {

@@ -13,6 +13,7 @@ use crate::{
     resolve::nameservers::parse_upstream,
     sentinel,
     socket_filter::{Family, SocketFilterError},
+    state_dir::StateDir,
 };
 use std::{
     ffi::{OsStr, OsString},
@@ -35,9 +36,10 @@ const DEFAULT_RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 const LONGEST_RESOLVE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// The variables of this program's prefix that mean something.
-const VARIABLES: [&str; 11] = [
+const VARIABLES: [&str; 13] = [
     "EGRESS_INIT_ALLOW",
     "EGRESS_INIT_ALLOWLIST",
+    "EGRESS_INIT_CORRELATION_ID",
     "EGRESS_INIT_DNS",
     "EGRESS_INIT_DNS_UPSTREAM",
     "EGRESS_INIT_INBOUND",
@@ -46,8 +48,13 @@ const VARIABLES: [&str; 11] = [
     "EGRESS_INIT_ON_UNRESOLVED",
     "EGRESS_INIT_RESOLVE_TIMEOUT",
     "EGRESS_INIT_SENTINEL",
+    "EGRESS_INIT_STATE_DIR",
     "EGRESS_INIT_USER",
 ];
+
+/// Where the state directory is, unless the option says it: this program's own variable before the
+/// one of the predecessor's CLI.
+const STATE_DIR_VARIABLES: [&str; 2] = ["EGRESS_INIT_STATE_DIR", "CODE_HOME"];
 
 /// The value of a variable: `std::env::var_os` in the program.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -151,6 +158,8 @@ pub struct RunConfig {
     pub allow_new_privs: bool,
     /// Socket families beside the usual ones.
     pub socket_families: Vec<Family>,
+    /// What the command is to have for itself.
+    pub state_dir: Option<StateDir>,
 }
 
 /// How to log.
@@ -160,6 +169,8 @@ pub struct LogConfig {
     pub format: log::Format,
     /// What is let through.
     pub filter: Targets,
+    /// What each object carries, where the user chose it.
+    pub correlation_id: Option<String>,
 }
 
 /// An option or a variable whose value has no meaning.
@@ -239,7 +250,7 @@ pub fn start(
         |text| policy::parse_inbound(text).map_err(|e| with_remedy(&e, e.remedy())),
     );
     let lists = reader.lists(args);
-    let run = reader.run(&args.run);
+    let run = reader.run(&args.run, &STATE_DIR_VARIABLES);
     reader.finish(StartConfig {
         lists,
         dns: dns.unwrap_or(default_dns),
@@ -251,13 +262,14 @@ pub fn start(
     })
 }
 
-/// The configuration of `check`.
+/// The configuration of `check`: the state directory is the option's alone. The variables are those
+/// of the container, and what is checked there is mostly a tool beside the command that holds it.
 pub fn run(args: &RunArgs, environment: Environment) -> Result<RunConfig, InvalidSettings> {
     let mut reader = Reader {
         environment,
         wrong: Vec::new(),
     };
-    let run = reader.run(args);
+    let run = reader.run(args, &[]);
     reader.finish(run)
 }
 
@@ -288,9 +300,13 @@ pub fn logging(args: &LogArgs, environment: Environment) -> Result<LogConfig, In
         // Meant for the command too, whose syntax may be another: no reason not to start.
         .or_else(|| log::parse_filter(environment("RUST_LOG")?.to_str()?).ok())
         .unwrap_or_else(log::default_filter);
+    let correlation_id = reader
+        .variable("EGRESS_INIT_CORRELATION_ID")
+        .map(|id| id.to_string_lossy().into_owned());
     reader.finish(LogConfig {
         format: format.unwrap_or_default(),
         filter,
+        correlation_id,
     })
 }
 
@@ -435,8 +451,30 @@ impl Reader<'_> {
             .collect()
     }
 
-    fn run(&mut self, args: &RunArgs) -> RunConfig {
+    fn state_dir(&mut self, args: &RunArgs, variables: &[&'static str]) -> Option<StateDir> {
+        let option = args.state_dir.clone().map(|path| ("--state-dir", path));
+        let named = option.or_else(|| {
+            let mut values = variables.iter();
+            values.find_map(|&name| Some((name, self.variable(name)?.into())))
+        });
+        let problem = match &named {
+            None if args.fix_state_dir => ("--fix-state-dir", "no state directory is named"),
+            Some((name, path)) if path.file_name().is_none() => (*name, "names no directory"),
+            _ => {
+                let fix = args.fix_state_dir;
+                return named.map(|(_, path)| StateDir { path, fix });
+            }
+        };
+        self.wrong.push(Setting {
+            name: problem.0,
+            problem: problem.1.into(),
+        });
+        None
+    }
+
+    fn run(&mut self, args: &RunArgs, state_dir_variables: &[&'static str]) -> RunConfig {
         RunConfig {
+            state_dir: self.state_dir(args, state_dir_variables),
             user: self.one(
                 args.user.as_deref(),
                 "--user",

@@ -6,15 +6,18 @@ use crate::{
     check::NotReady,
     command::CommandError,
     config::InvalidSettings,
+    host_network::HostNetwork,
     launch::LaunchError,
     links::LinksError,
     nft::NftError,
     policy::Inadmissible,
+    port::Closed,
     privileges::PrivilegeError,
     resolve::{Unresolved, hosts::HostsError, nameservers::ResolvConfError},
     sentinel::{NamespaceError, PlaceError},
     signals::Interruption,
     start_lock::StartLockError,
+    state_dir::StateDirError,
 };
 use std::{borrow::Cow, fmt, io, net::IpAddr, path::PathBuf};
 use thiserror::Error;
@@ -135,9 +138,18 @@ pub enum Error {
     /// The check did not pass.
     #[error(transparent)]
     NotReady(#[from] NotReady),
+    /// The command's own port.
+    #[error(transparent)]
+    Port(#[from] Closed),
     /// Another start.
     #[error(transparent)]
     StartLock(#[from] StartLockError),
+    /// The state directory.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    /// The network is not the container's.
+    #[error(transparent)]
+    HostNetwork(#[from] HostNetwork),
     /// DNS stays open to uid 0, and the command would be that.
     #[error(
         "the command would run as uid 0, to which --dns system leaves port 53 of any server open here"
@@ -184,16 +196,19 @@ impl Error {
             Self::Sentinel(error) => error.remedy(),
             Self::Namespace(error) => error.remedy(),
             Self::NotReady(error) => error.remedy(),
+            Self::Port(error) => error.remedy(),
             Self::StartLock(error) => error.remedy(),
+            Self::StateDir(error) => error.remedy(),
+            Self::HostNetwork(error) => error.remedy(),
             Self::RootWithOpenDns => Some(
                 "run the command as another user with --user, name the servers with --dns-upstream, or choose --dns pinned".to_owned(),
             ),
         }
     }
 
-    /// The line for a person: what failed, on what, why, and what to do about it.
+    /// What failed, on what, and why.
     #[must_use]
-    pub fn report(&self) -> String {
+    pub fn chain(&self) -> String {
         let mut report = self.to_string();
         let mut source = std::error::Error::source(self);
         while let Some(error) = source {
@@ -201,6 +216,13 @@ impl Error {
             report.push_str(&error.to_string());
             source = error.source();
         }
+        report
+    }
+
+    /// The line for a person: the same, and what to do about it.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let mut report = self.chain();
         if let Some(remedy) = self.remedy() {
             report.push_str("; ");
             report.push_str(&remedy);

@@ -27,6 +27,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use std::convert::Infallible;
 use std::ffi::OsStr;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::{io, thread};
@@ -121,16 +122,19 @@ fn exec_remedy(path: &std::path::Path, source: &io::Error) -> Option<String> {
 }
 
 /// Becomes `command` with `privileges`; before, publishes the sentinel where there is one to
-/// publish, and calls `ready` when nothing but stepping down and exec is left. Returns only if that fails, and then signals stay blocked and capabilities gone: what
-/// is left to do is to report and to exit.
+/// publish, and calls `ready` when nothing but stepping down and exec is left. Of the descriptors
+/// above 2 the command gets `kept` and no other (I4): the lock of the state directory ends with its
+/// last descriptor, so it can live in no other way. Returns only if that fails, and then signals
+/// stay blocked and capabilities gone: what is left to do is to report and to exit.
 #[must_use = "it says why the command did not start"]
 pub fn launch(
     command: &Command,
     privileges: &Privileges,
     sentinel: Option<(&Place, &Sentinel)>,
+    kept: Option<BorrowedFd<'_>>,
     ready: impl FnOnce(),
 ) -> LaunchError {
-    let Err(launch) = try_launch(command, privileges, sentinel, ready);
+    let Err(launch) = try_launch(command, privileges, sentinel, kept, ready);
     let removed = sentinel.map_or(Ok(()), |(place, _)| place.remove());
     match removed {
         Ok(()) => launch,
@@ -145,6 +149,7 @@ fn try_launch(
     command: &Command,
     privileges: &Privileges,
     sentinel: Option<(&Place, &Sentinel)>,
+    kept: Option<BorrowedFd<'_>>,
     ready: impl FnOnce(),
 ) -> Result<Infallible, LaunchError> {
     // From here to exec a signal waits, so that none ends the process with the sentinel in place.
@@ -160,7 +165,7 @@ fn try_launch(
     thread::scope(|scope| {
         let becoming = thread::Builder::new()
             .name("exec".to_owned())
-            .spawn_scoped(scope, || become_command(command, privileges))
+            .spawn_scoped(scope, || become_command(command, privileges, kept))
             .map_err(set_up("start a thread"))?;
         becoming
             .join()
@@ -169,9 +174,13 @@ fn try_launch(
 }
 
 /// The second column above.
-fn become_command(command: &Command, privileges: &Privileges) -> Result<Infallible, LaunchError> {
+fn become_command(
+    command: &Command,
+    privileges: &Privileges,
+    kept: Option<BorrowedFd<'_>>,
+) -> Result<Infallible, LaunchError> {
     privileges.drop_all()?;
-    process::close_on_exec_above_2().map_err(set_up("close file descriptors at exec"))?;
+    process::close_on_exec_above_2(kept).map_err(set_up("close file descriptors at exec"))?;
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         // As PID 1 the process would lose it below: default dispositions do not end an init.
         if process::is_pending(signal).map_err(set_up("look at pending signals"))? {

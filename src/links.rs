@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use rtnetlink::{
     Handle, LinkUnspec, RouteMessageBuilder, new_connection,
     packet_route::{
-        link::LinkFlags,
+        link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     },
 };
@@ -79,6 +79,36 @@ pub async fn connectivity() -> Result<Connectivity, LinksError> {
         })
     })
     .await
+}
+
+/// The names of the bridges: of interfaces that connect other namespaces through this one.
+pub async fn bridges() -> Result<Vec<String>, LinksError> {
+    with_handle(async |handle| {
+        let failed = |error| LinksError::Request("read the links", Box::new(error));
+        let mut links = handle.link().get().execute();
+        let mut bridges = Vec::new();
+        while let Some(link) = links.try_next().await.map_err(failed)? {
+            bridges.extend(bridge_name(&link));
+        }
+        Ok(bridges)
+    })
+    .await
+}
+
+/// The name of the link if it is a bridge.
+fn bridge_name(link: &LinkMessage) -> Option<String> {
+    let is_bridge = link.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Bridge)),
+        _ => false,
+    });
+    let name = link
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name.clone()),
+            _ => None,
+        });
+    name.filter(|_| is_bridge)
 }
 
 async fn with_handle<T>(

@@ -20,16 +20,18 @@ fn main() -> ExitCode {
         None => commands::run(&cli.start, &cli.command),
         Some(Action::Apply { start }) => commands::apply(&start),
         Some(Action::Check(args)) => commands::check(&args),
+        Some(Action::Doctor { json, start }) => commands::doctor(&start, json),
         Some(Action::Plan { json, start }) => commands::plan(&start, json),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::NotVerified) => ExitCode::FAILURE,
         Err(error) => {
+            let exit_code = error.exit_code();
             for line in error.report().lines() {
-                tracing::error!("{line}");
+                tracing::error!(event = "failed", exit_code = u64::from(exit_code), "{line}");
             }
-            ExitCode::from(error.exit_code())
+            ExitCode::from(exit_code)
         }
     }
 }

@@ -148,6 +148,7 @@ fn stand_in(mut words: impl Iterator<Item = OsString>) -> ExitCode {
         &command,
         &privileges,
         place.as_ref().map(|place| (place, &sentinel)),
+        None,
         || {},
     );
     eprint!("{error}");

@@ -1,7 +1,7 @@
 //! `apply`: the start without a command. The rules and the sentinel outlive the process.
 
 use super::{
-    Outcome, block_on, report_ready,
+    Outcome, block_on, current_identity, report_ready,
     start::{self, Prepared},
 };
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     config::{self, Dns, Environment, StartConfig},
     error::Error,
     sentinel::Place,
+    state_dir,
 };
 use std::{path::Path, time::Instant};
 
@@ -25,7 +26,12 @@ pub fn apply(
         environment,
         Dns::System,
         &path,
-        |config| prepare(config, &path),
+        |config| {
+            if args.run.state_dir.is_some() {
+                prepare_state_dir(config)?;
+            }
+            prepare(config, &path)
+        },
     ))??;
     enforced.end.publish(&enforced.sentinel("apply")?)?;
     report_ready(&enforced.decision, enforced.config.dns, began);
@@ -35,21 +41,32 @@ pub fn apply(
 /// The commands that will use the rules are not known here; `--user` says whom to keep out of the
 /// sentinel's folder.
 fn prepare(config: &StartConfig, path: &Path) -> Result<Prepared<Place>, Error> {
-    let user = config
-        .run
-        .user
-        .as_ref()
-        .map(UserSpec::look_up)
-        .transpose()?;
+    let user = named_user(config)?;
     let uid = user.as_ref().map(|user| user.uid);
     let identity = match user {
         Some(user) => user,
-        None => {
-            Identity::current().map_err(|error| Error::Process("read the process's ids", error))?
-        }
+        None => current_identity()?,
     };
     Ok(Prepared {
         end: Place::prepare(path, &identity)?,
         uid,
     })
+}
+
+/// Where the option asks for it, and for the user that `--user` names. Whoever will use it takes
+/// the lock: this process does not stay.
+fn prepare_state_dir(config: &StartConfig) -> Result<(), Error> {
+    let identity = match named_user(config)? {
+        Some(user) => user,
+        None => current_identity()?,
+    };
+    if let Some(directory) = &config.run.state_dir {
+        state_dir::prepare(directory, &identity)?;
+    }
+    Ok(())
+}
+
+fn named_user(config: &StartConfig) -> Result<Option<Identity>, Error> {
+    let user = config.run.user.as_ref();
+    Ok(user.map(UserSpec::look_up).transpose()?)
 }

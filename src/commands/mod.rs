@@ -2,13 +2,14 @@
 
 mod apply;
 mod check;
+mod doctor;
 mod inputs;
 mod plan;
 mod run;
 mod start;
 
 use crate::{
-    accounts::UserSpec,
+    accounts::{Identity, UserSpec},
     cli::{CheckArgs, LogArgs, StartArgs},
     config::{self, Environment, RunConfig},
     error::Error,
@@ -16,6 +17,7 @@ use crate::{
     policy::Decision,
     privileges::Privileges,
     socket_filter::Family,
+    state_dir::{self, StateDir, StateLock},
 };
 use std::{
     ffi::OsString,
@@ -30,7 +32,7 @@ use tracing::{info, warn};
 pub enum Outcome {
     /// As it should.
     Done,
-    /// `check` did not verify.
+    /// `check` did not verify, or `doctor` found what fails.
     NotVerified,
 }
 
@@ -65,12 +67,19 @@ pub fn plan(args: &StartArgs, json: bool) -> Result<Outcome, Error> {
     block_on(plan::plan(args, ENVIRONMENT, json))?
 }
 
+/// `doctor`.
+pub fn doctor(args: &StartArgs, json: bool) -> Result<Outcome, Error> {
+    start_logging(&args.log)?;
+    warn_of_unknown_variables();
+    block_on(doctor::doctor(args, ENVIRONMENT, json))?
+}
+
 /// Logging first, so that whatever is wrong afterwards is logged as asked.
 fn start_logging(args: &LogArgs) -> Result<(), Error> {
     let config = config::logging(args, ENVIRONMENT).inspect_err(|_| {
-        log::start(log::Format::Text, log::default_filter());
+        log::start(log::Format::Text, log::default_filter(), None);
     })?;
-    log::start(config.format, config.filter);
+    log::start(config.format, config.filter, config.correlation_id);
     Ok(())
 }
 
@@ -103,16 +112,52 @@ fn privileges(config: &RunConfig) -> Result<Privileges, Error> {
     })
 }
 
+/// Whom the command runs as.
+fn command_identity(privileges: &Privileges) -> Result<Identity, Error> {
+    match &privileges.identity {
+        Some(identity) => Ok(identity.clone()),
+        None => current_identity(),
+    }
+}
+
+fn current_identity() -> Result<Identity, Error> {
+    Identity::current().map_err(|error| Error::Process("read the process's ids", error))
+}
+
+/// The command's own directory, where one is named: to be kept open until exec.
+fn hold_state_dir(
+    directory: Option<&StateDir>,
+    identity: &Identity,
+) -> Result<Option<StateLock>, Error> {
+    let Some(directory) = directory else {
+        return Ok(None);
+    };
+    let lock = state_dir::hold(directory, identity)?;
+    if let Some(kind) = lock.host_only() {
+        warn!(
+            "the state directory {} is on {kind}: its lock holds among the containers of this host, not among hosts",
+            directory.path.display()
+        );
+    }
+    Ok(Some(lock))
+}
+
 /// The one line of a good start.
 fn report_ready(decision: &Decision, dns: config::Dns, began: Instant) {
     let counts = decision.counts;
+    let ms = (began.elapsed().as_secs_f64() * 10_000.0).round() / 10.0;
     info!(
-        "firewall ready: {} {}, {} IPv4 + {} IPv6 addresses, dns {dns}, {:.1} ms",
+        event = "ready",
+        names = counts.names as u64,
+        ipv4 = counts.ipv4 as u64,
+        ipv6 = counts.ipv6 as u64,
+        dns = %dns,
+        ms,
+        "firewall ready: {} {}, {} IPv4 + {} IPv6 addresses, dns {dns}, {ms:.1} ms",
         counts.names,
         if counts.names == 1 { "name" } else { "names" },
         counts.ipv4,
         counts.ipv6,
-        began.elapsed().as_secs_f64() * 1000.0,
     );
 }
 

@@ -1,11 +1,10 @@
 //! The entrypoint: lock, resolve, enforce, drop, publish, exec.
 
 use super::{
-    Outcome, block_on, privileges, report_ready,
+    Outcome, block_on, command_identity, hold_state_dir, privileges, report_ready,
     start::{self, Prepared},
 };
 use crate::{
-    accounts::Identity,
     cli::StartArgs,
     command::Command,
     config::{self, Dns, Environment, StartConfig},
@@ -13,8 +12,9 @@ use crate::{
     launch::launch,
     privileges::Privileges,
     sentinel::Place,
+    state_dir::StateLock,
 };
-use std::{ffi::OsString, path::Path, time::Instant};
+use std::{ffi::OsString, os::fd::AsFd, path::Path, time::Instant};
 use tracing::warn;
 
 /// Runs the start and becomes the command; returns only where something failed.
@@ -36,6 +36,7 @@ pub fn run(
         command,
         privileges,
         place,
+        state,
     } = &enforced.end;
     let sentinel = enforced.sentinel("exec")?;
     let ready = || {
@@ -44,7 +45,9 @@ pub fn run(
         }
         report_ready(&enforced.decision, enforced.config.dns, began);
     };
-    Err(launch(command, privileges, Some((place, &sentinel)), ready).into())
+    let sentinel = Some((place, &sentinel));
+    let kept = state.as_ref().map(AsFd::as_fd);
+    Err(launch(command, privileges, sentinel, kept, ready).into())
 }
 
 /// What the end of the start needs, looked up at its beginning.
@@ -52,6 +55,7 @@ struct End {
     command: Command,
     privileges: Privileges,
     place: Place,
+    state: Option<StateLock>,
 }
 
 fn prepare(
@@ -65,22 +69,14 @@ fn prepare(
     privileges.check_attainable()?;
     let identity = command_identity(&privileges)?;
     let place = Place::prepare(path, &identity)?;
+    let state = hold_state_dir(config.run.state_dir.as_ref(), &identity)?;
     Ok(Prepared {
         end: End {
             command,
             privileges,
             place,
+            state,
         },
         uid: Some(identity.uid),
     })
-}
-
-/// Whom the command runs as.
-fn command_identity(privileges: &Privileges) -> Result<Identity, Error> {
-    match &privileges.identity {
-        Some(identity) => Ok(identity.clone()),
-        None => {
-            Identity::current().map_err(|error| Error::Process("read the process's ids", error))
-        }
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Each step takes what the one before returned; none can be skipped. From the first transaction
 //! on the network is locked, and it is left locked, with no way out for DNS, unless every step
-//! succeeded (I1, I5).
+//! succeeded (I1, I5). Only one thing is asked before: whether the network is the container's.
 
 use super::inputs::{self, Questions};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     cli::StartArgs,
     config::{self, Dns, Environment, OnUnresolved, StartConfig},
     error::{Error, NoAddress, UnresolvedNames},
-    links,
+    host_network, links,
     nft::Nftables,
     policy::{self, Answers, Decision, Nameservers, Origin},
     resolve::{self, hosts},
@@ -73,6 +73,9 @@ pub async fn enforce<T>(
     let signals = Signals::block().map_err(|error| Error::Process("block signals", error))?;
     // First of all (I3), and once more when no other start can publish any more.
     let removed = sentinel::remove(sentinel_path);
+    if !args.allow_host_network {
+        host_network::check().await?;
+    }
     let start_lock = unless_interrupted(&signals, StartLock::acquire(START_LOCK_TIMEOUT)).await??;
     let removed = removed.and_then(|()| sentinel::remove(sentinel_path));
 

@@ -43,6 +43,22 @@ impl Nftables {
         self.commit(&transaction::replace(to))
     }
 
+    /// Has the kernel check what `replace` would send, and throw it away: a batch without its end
+    /// is validated and aborted (`nfnetlink_rcv_batch` in the kernel's net/netfilter/nfnetlink.c;
+    /// `nft --check` does the same). Packets are judged as before all the while: a base chain gets
+    /// its policy when it is committed, and no rule of it counts before.
+    pub fn try_out(&mut self, to: &Ruleset) -> Result<(), NftError> {
+        let change = transaction::replace(to);
+        let steps: Vec<_> = change.prepare.into_iter().chain(change.switch).collect();
+        let batch = transaction::endless_batch(&steps, self.sequence);
+        self.sequence = batch.last().wrapping_add(2);
+        self.socket
+            .room_for(batch.datagram.len())
+            .map_err(NftError::Send)?;
+        self.socket.send(&batch.datagram).map_err(NftError::Send)?;
+        self.await_acknowledgement(&batch)
+    }
+
     /// Makes the table what `to` says where it is what `from` says. Packets are judged by `from`
     /// until one last transaction, by `to` from then on.
     pub fn transition(&mut self, from: &Ruleset, to: &Ruleset) -> Result<(), NftError> {

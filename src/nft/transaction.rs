@@ -154,6 +154,15 @@ const FRAME: usize = 2 * 20;
 /// Puts steps in a batch, numbered from `sequence`.
 #[must_use]
 pub fn batch(steps: &[Step], sequence: u32) -> Batch<'_> {
+    let mut batch = endless_batch(steps, sequence);
+    let end = batch.last().wrapping_add(1);
+    append(&mut batch.datagram, &nftnl::batch_end(), end, false);
+    batch
+}
+
+/// The same without its end: the kernel commits nothing of it.
+#[must_use]
+pub fn endless_batch(steps: &[Step], sequence: u32) -> Batch<'_> {
     let len = FRAME + steps.iter().map(|step| step.message.len()).sum::<usize>();
     let mut datagram = Vec::with_capacity(len);
     let mut number = sequence;
@@ -163,12 +172,6 @@ pub fn batch(steps: &[Step], sequence: u32) -> Batch<'_> {
         let acknowledge = index + 1 == steps.len();
         append(&mut datagram, &step.message, number, acknowledge);
     }
-    append(
-        &mut datagram,
-        &nftnl::batch_end(),
-        number.wrapping_add(1),
-        false,
-    );
     Batch {
         datagram,
         steps,

@@ -38,6 +38,27 @@ impl fmt::Display for KeptCapability {
     }
 }
 
+impl KeptCapability {
+    /// Its bit in a capability set.
+    #[must_use]
+    pub fn mask(self) -> u64 {
+        self.0.bitmask()
+    }
+}
+
+/// The capabilities of a set, in the kernel's order, as container runtimes write them; one that is
+/// newer than this program by its number.
+#[must_use]
+pub fn names(set: u64) -> String {
+    let known = caps::all();
+    let name = |number: u8| {
+        let found = known.iter().find(|known| known.index() == number);
+        found.map_or_else(|| number.to_string(), |found| short(*found))
+    };
+    let numbers = (0..64).filter(|number| set & (1 << number) != 0);
+    numbers.map(name).collect::<Vec<_>>().join(" ")
+}
+
 /// As container runtimes write it.
 pub(super) fn short(capability: Capability) -> String {
     capability.to_string().trim_start_matches("CAP_").to_owned()
@@ -47,6 +68,12 @@ pub(super) fn short(capability: Capability) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
+
+    #[test]
+    fn a_set_is_named_in_order() {
+        assert_eq!(names(1 << 12 | 1 << 8 | 1 << 63), "SETPCAP NET_ADMIN 63");
+        assert_eq!(names(0), "");
+    }
 
     #[test]
     fn capabilities_that_undo_the_firewall_are_refused() {

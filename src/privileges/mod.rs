@@ -10,7 +10,7 @@ mod capability;
 mod error;
 mod status;
 
-pub use capability::KeptCapability;
+pub use capability::{KeptCapability, names};
 pub use error::PrivilegeError;
 pub use status::{Status, StatusError};
 
@@ -135,24 +135,14 @@ impl Privileges {
     }
 
     fn become_identity(&self, wanted: &Identity, status: &Status) -> Result<(), PrivilegeError> {
-        let failed = |what, id: String| move |source| PrivilegeError::Id { what, id, source };
-        if wanted.groups != status.groups {
-            process::set_groups(&wanted.groups).map_err(failed("groups", list(&wanted.groups)))?;
+        if [wanted.uid; 4] != status.uid && !self.keep_caps.is_empty() {
+            // Else the kernel empties the permitted set when uid 0 is left behind. Exec ends it.
+            nix::sys::prctl::set_keepcaps(true).map_err(|errno| PrivilegeError::Prctl {
+                what: "PR_SET_KEEPCAPS",
+                source: errno.into(),
+            })?;
         }
-        if [wanted.gid; 4] != status.gid {
-            process::set_gid(wanted.gid).map_err(failed("group", wanted.gid.to_string()))?;
-        }
-        if [wanted.uid; 4] != status.uid {
-            if !self.keep_caps.is_empty() {
-                // Else the kernel empties the permitted set when uid 0 is left behind. Exec ends it.
-                nix::sys::prctl::set_keepcaps(true).map_err(|errno| PrivilegeError::Prctl {
-                    what: "PR_SET_KEEPCAPS",
-                    source: errno.into(),
-                })?;
-            }
-            process::set_uid(wanted.uid).map_err(failed("user", wanted.uid.to_string()))?;
-        }
-        Ok(())
+        change_ids(wanted, status)
     }
 
     fn reduce_capabilities(&self) -> Result<(), PrivilegeError> {
@@ -220,6 +210,26 @@ impl Privileges {
     fn keeps(&self, capability: Capability) -> bool {
         self.keep_caps.contains(&KeptCapability(capability))
     }
+}
+
+/// Gives the calling thread the ids of `identity`, for work that is to be done with its rights and
+/// no others; there is no way back.
+pub(crate) fn take_on(identity: &Identity) -> Result<(), PrivilegeError> {
+    change_ids(identity, &Status::read()?)
+}
+
+fn change_ids(wanted: &Identity, status: &Status) -> Result<(), PrivilegeError> {
+    let failed = |what, id: String| move |source| PrivilegeError::Id { what, id, source };
+    if wanted.groups != status.groups {
+        process::set_groups(&wanted.groups).map_err(failed("groups", list(&wanted.groups)))?;
+    }
+    if [wanted.gid; 4] != status.gid {
+        process::set_gid(wanted.gid).map_err(failed("group", wanted.gid.to_string()))?;
+    }
+    if [wanted.uid; 4] != status.uid {
+        process::set_uid(wanted.uid).map_err(failed("user", wanted.uid.to_string()))?;
+    }
+    Ok(())
 }
 
 fn list(ids: &[u32]) -> String {

@@ -6,7 +6,7 @@
 
 use nix::sys::signalfd::SignalFd;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Sets the supplementary groups of the calling thread alone: setgroups(2).
@@ -125,9 +125,10 @@ pub fn is_pending(signal: nix::sys::signal::Signal) -> io::Result<bool> {
     }
 }
 
-/// Marks every file descriptor above 2 close-on-exec: `close_range(2)`, or one by one where the
-/// kernel is older than 5.11 or a container's filter refuses the call.
-pub fn close_on_exec_above_2() -> io::Result<()> {
+/// Marks every file descriptor above 2 close-on-exec but the one that is to be kept, which it
+/// unmarks: `close_range(2)`, or one by one where the kernel is older than 5.11 or a container's
+/// filter refuses the call.
+pub fn close_on_exec_above_2(kept: Option<BorrowedFd<'_>>) -> io::Result<()> {
     // SAFETY: the call takes integers and closes nothing, so no owned descriptor is taken away.
     let all_at_once = check(unsafe {
         libc::syscall(
@@ -137,7 +138,10 @@ pub fn close_on_exec_above_2() -> io::Result<()> {
             libc::CLOSE_RANGE_CLOEXEC,
         )
     });
-    all_at_once.or_else(|_| close_on_exec_one_by_one())
+    all_at_once.or_else(|_| close_on_exec_one_by_one())?;
+    let Some(kept) = kept else { return Ok(()) };
+    // SAFETY: the descriptor is open for as long as it is borrowed; a flag is cleared.
+    check(unsafe { libc::fcntl(kept.as_raw_fd(), libc::F_SETFD, 0) })
 }
 
 fn close_on_exec_one_by_one() -> io::Result<()> {
@@ -171,7 +175,7 @@ pub fn watch(signals: SignalFd) -> io::Result<AsyncFd<SignalFd>> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
-    use std::os::fd::AsRawFd;
+    use std::os::fd::AsFd;
 
     fn has_close_on_exec(fd: RawFd) -> bool {
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
@@ -184,7 +188,7 @@ mod tests {
 
     #[test]
     fn both_ways_mark_a_descriptor_close_on_exec() {
-        for mark in [close_on_exec_above_2, close_on_exec_one_by_one] {
+        for mark in [|| close_on_exec_above_2(None), close_on_exec_one_by_one] {
             let file = std::fs::File::open("/dev/null").unwrap();
             // SAFETY: `file` is open; a flag is cleared.
             let cleared = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) };
@@ -193,6 +197,15 @@ mod tests {
             mark().unwrap();
             assert!(has_close_on_exec(file.as_raw_fd()));
         }
+    }
+
+    #[test]
+    fn the_one_that_is_kept_is_not_marked() {
+        let [kept, other] = [(); 2].map(|()| std::fs::File::open("/dev/null").unwrap());
+        assert!(has_close_on_exec(kept.as_raw_fd()));
+        close_on_exec_above_2(Some(kept.as_fd())).unwrap();
+        assert!(!has_close_on_exec(kept.as_raw_fd()));
+        assert!(has_close_on_exec(other.as_raw_fd()));
     }
 
     #[test]

@@ -6,14 +6,19 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod doctor;
 mod enforcement;
 mod flows;
 mod ground;
+mod health;
+mod host_network;
+mod logs;
 mod names;
 mod plan;
 mod privileges;
 mod sentinel;
 mod start;
+mod state_dir;
 
 use std::process::ExitCode;
 
@@ -26,6 +31,11 @@ fn main() -> ExitCode {
         privileges::cases(),
         sentinel::cases(),
         start::cases(),
+        doctor::cases(),
+        health::cases(),
+        host_network::cases(),
+        logs::cases(),
+        state_dir::cases(),
         plan::cases(),
     ]
     .concat();

@@ -592,7 +592,7 @@ fn wrong_usage_is_2() {
     for arguments in [
         &["--no-such-option", "--", "true"][..],
         &[],
-        &["doctor"],
+        &["doctor", "--", "true"],
         &["--supervise", "--", "true"],
         &["apply", "--", "true"],
         &["check", "--allow", "x"],

@@ -440,6 +440,16 @@ impl Ran {
         self
     }
 
+    /// Fails the case unless stdout has this.
+    #[track_caller]
+    pub fn has_on_stdout(self, part: &str) -> Self {
+        assert!(
+            self.stdout().contains(part),
+            "expected {part:?} on stdout\n{self}"
+        );
+        self
+    }
+
     /// What the probes found.
     #[track_caller]
     pub fn outcomes(self) -> Vec<Outcome> {

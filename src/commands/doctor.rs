@@ -1,0 +1,45 @@
+//! `doctor`: is this container ready for production?
+
+use super::{Outcome, inputs, print};
+use crate::{
+    cli::StartArgs,
+    config::{self, Dns, Environment, StartConfig},
+    doctor::{self, gather},
+    error::Error,
+};
+
+/// Looks, judges and prints.
+pub async fn doctor(
+    args: &StartArgs,
+    environment: Environment<'_>,
+    json: bool,
+) -> Result<Outcome, Error> {
+    let subject = gather::Subject {
+        config: config::start(args, environment, Dns::Pinned)?,
+        sentinel: config::sentinel(&args.run, environment),
+        allow_host_network: args.allow_host_network,
+    };
+    let privileges = super::privileges(&subject.config.run);
+    let names = names_to_resolve(&subject.config);
+    let facts = gather::gather(&subject, privileges, names, std::env::vars_os()).await;
+    let report = doctor::examine(&facts);
+    let text = if json {
+        let text = serde_json::to_string_pretty(&report)
+            .map_err(|error| Error::Process("write the report", error.into()))?;
+        text + "\n"
+    } else {
+        report.to_string()
+    };
+    print(&text)?;
+    Ok(if report.ok {
+        Outcome::Done
+    } else {
+        Outcome::NotVerified
+    })
+}
+
+/// How many names of the list /etc/hosts does not have already.
+fn names_to_resolve(config: &StartConfig) -> Result<usize, Error> {
+    let list = inputs::allowlist(&config.lists)?;
+    Ok(inputs::questions(&list, config)?.names.len())
+}
