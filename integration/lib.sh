@@ -124,11 +124,12 @@ build_programs() {
     fi
 }
 
-# build_image TAG CONTEXT [OPTIONS...]: quiet unless it fails.
+# build_image TAG CONTEXT [OPTIONS...]: quiet unless it fails. Without the cache, because a layer of
+# it may be removed by another build's end meanwhile.
 build_image() {
     local tag=$1 context=$2
     shift 2
-    docker build --quiet "${labels[@]}" --tag "$tag" "$@" "$context" >"$work/build.log" 2>&1 ||
+    docker build --quiet --no-cache "${labels[@]}" --tag "$tag" "$@" "$context" >"$work/build.log" 2>&1 ||
         die "$(cat "$work/build.log")"
 }
 
@@ -197,14 +198,13 @@ logged() { grep --quiet --extended-regexp -- "$2" <<<"$(logs "$1")"; }
 
 # arrivals SERVER [PATTERN]: how many connections, datagrams and questions have reached it. A
 # datagram of our own goes first, so that whatever was sent before it is in the log.
-marker=0
 arrivals() {
     local server=$1 pattern=${2:-.} address mark
     mark=marker-$$-$RANDOM-$RANDOM
     address=$(address_of "$server" IPAddress)
-    local port=80
-    [[ $server != dns ]] || port=53
-    printf '%s' "$mark" >"/dev/udp/$address/$port"
+    # Whichever of the two it serves; the other answers with an ICMP error, which nobody reads.
+    printf '%s' "$mark" >"/dev/udp/$address/80"
+    printf '%s' "$mark" >"/dev/udp/$address/53"
     until_true logged "$server" "$mark" || die "no datagram reaches the server $server"
     logs "$server" | grep --extended-regexp '^(arrived|asked) ' | grep --invert-match ' marker-' |
         grep --count --extended-regexp -- "$pattern" || true

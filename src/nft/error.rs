@@ -66,6 +66,10 @@ impl NftError {
             }
         };
         Some(match source.raw_os_error()? {
+            // Container runtimes give such a user no capability, whatever they are told to add.
+            libc::EPERM | libc::EACCES if !nix::unistd::geteuid().is_root() => {
+                "start the container as root, with --cap-add=NET_ADMIN, and name the user with the --user of egress-init"
+            }
             libc::EPERM | libc::EACCES => {
                 "run the container with --cap-add=NET_ADMIN; in a user namespace, in one that owns the network namespace"
             }

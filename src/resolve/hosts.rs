@@ -144,6 +144,11 @@ pub fn write(path: &Path, answers: &[(Name, Vec<IpAddr>)]) -> Result<(), HostsEr
 }
 
 fn write_in_place(path: &Path, block: &str) -> io::Result<()> {
+    // A file that says it already need not be writable: on a read-only root file system, and for
+    // a list of addresses alone, it is as good.
+    if file::read(path, LIMIT).is_ok_and(|text| with_block(&text, block) == text) {
+        return Ok(());
+    }
     // No link is followed: the runtime mounts over what a link in the image points to, so a link
     // here means that something else made it, and it could point anywhere.
     let file = OpenOptions::new()
@@ -156,9 +161,6 @@ fn write_in_place(path: &Path, block: &str) -> io::Result<()> {
         .open(path)?;
     let old = file::content(&file, LIMIT)?;
     let new = with_block(&old, block);
-    if new == old {
-        return Ok(());
-    }
     overwrite(&file, &new).inspect_err(|_| {
         // The first error is the one to report.
         let _ = overwrite(&file, &old);
@@ -398,6 +400,17 @@ mod tests {
         let error = write(&path, &answers()).unwrap_err();
         assert!(error.remedy().unwrap().contains("--dns system"));
         assert_eq!(std::fs::read_to_string(&target).unwrap(), "root\n");
+    }
+
+    #[test]
+    fn what_it_says_already_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, path) = (dir.path().join("there"), dir.path().join("hosts"));
+        std::fs::write(&target, OPERATOR).unwrap();
+        // A file that cannot be written here, root or not.
+        symlink(&target, &path).unwrap();
+        write(&path, &[]).unwrap();
+        write(&path, &answers()).unwrap_err();
     }
 
     #[test]
