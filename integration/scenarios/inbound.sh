@@ -30,15 +30,13 @@ neighbours() { # neighbours NAME: what a container beside it gets from 8000 and 
 }
 closed() { was "$1" "$service4:$2" failed && { [[ $1 == udp ]] || was "$1" "[$service6]:$2" failed; }; }
 
-scenario 'without egress-init'
+scenario 'without --inbound'
 inbound=()
 start open --publish 127.0.0.1::8000 --publish 127.0.0.1::8001 --entrypoint /probe -- listen 8000 listen 8001 cat /etc/hosts wait
 row 'the service is up' until_true logged open '^cat'
 row 'control: the host connects through both published ports' eval 'from_host open 8000 && from_host open 8001'
 neighbours open
 row 'control: so does a neighbour, on all of them' not says ' failed '
-
-scenario 'without --inbound'
 row 'the service is up' service none
 row 'the host does not get in through a published port' eval '! from_host none 8000 && ! from_host none 8001'
 neighbours none

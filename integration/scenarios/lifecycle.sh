@@ -71,7 +71,7 @@ before=$(arrivals other)
 exec_in again --user 1000 -- /egress-init check
 row 'check in it verifies' exits 0
 docker kill "$id-again" >/dev/null
-docker cp "$id-again:$sentinel" "$work/left-behind"
+docker cp "$id-again:$sentinel" "$work/left-behind" 2>/dev/null || true
 row 'a container that was killed has left its sentinel behind' test -s "$work/left-behind"
 docker start "$id-again" >/dev/null
 row 'docker start after docker kill: fenced as before' until_true fenced_times 2
