@@ -8,6 +8,7 @@ use crate::{
     ruleset::{Chain, Ruleset, Set, bytecode, set::RawElement},
     sys::nftnl,
 };
+use std::{thread, time::Duration};
 
 pub fn compare(kernel: &mut Nftables, intended: &Ruleset) -> Result<(), NftError> {
     let held = kernel.ask(&nftnl::get_table(), nftnl::parse_table)?;
@@ -53,12 +54,29 @@ fn compare_set(kernel: &mut Nftables, set: &Set) -> Result<(), NftError> {
         &format!("set {}", set.name),
         facts == [nftnl::set_facts(set)],
     )?;
+    let mut intended: Vec<RawElement> = set.raw_elements().collect();
+    intended.sort_unstable();
+    let mut patience = PATIENCE;
+    while held(kernel, set)? != intended {
+        patience -= 1;
+        same(&format!("what set {} holds", set.name), patience > 0)?;
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// How often a set is read again that is not as intended. A hash table that was just filled grows
+/// in the background, and a walk over it meanwhile may miss elements or meet them twice (seen
+/// with 50,000; kernel, `lib/rhashtable.c`, `rhashtable_walk_next`).
+const PATIENCE: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(10);
+
+fn held(kernel: &mut Nftables, set: &Set) -> Result<Vec<RawElement>, NftError> {
     let held = kernel.ask(&nftnl::dump_elements(set.name), nftnl::parse_elements)?;
     let mut held: Vec<RawElement> = held.into_iter().flatten().collect();
-    let mut intended: Vec<RawElement> = set.raw_elements().collect();
     held.sort_unstable();
-    intended.sort_unstable();
-    same(&format!("what set {} holds", set.name), held == intended)
+    held.dedup();
+    Ok(held)
 }
 
 fn same(what: &str, equal: bool) -> Result<(), NftError> {

@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::sys;
 
-/// How long an attempt waits before it counts as a timeout. Rejects have to be quicker.
-const PATIENCE: Duration = Duration::from_millis(700);
+/// How long an attempt waits before it counts as a timeout: longer than TCP takes to send a lost
+/// packet again. Rejects have to be quicker.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// One attempt.
 #[derive(Clone, Debug, Serialize, Deserialize)]
