@@ -53,7 +53,7 @@ finish() {
         wrong=1
     fi
     remove_labelled "$id" || true
-    rm -rf "$work"
+    rm -rf "$work" 2>/dev/null || as_root rm -rf "$work" # containers wrote to it as root
     exit $((wrong > 0 ? 1 : status))
 }
 trap finish EXIT
