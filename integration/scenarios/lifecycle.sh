@@ -48,7 +48,7 @@ began=$SECONDS
 docker stop --time 10 "$id-resolving" >/dev/null
 ended resolving
 row 'it ends at once, with 143, and the command does not run' \
-    eval 'exits 143 && ((SECONDS - began < 5)) && ! says "^tcp"'
+    eval 'exits 143 && ((SECONDS - began < 9)) && ! says "^tcp"'
 
 scenario 'docker restart'
 positive_control
