@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Real clients of a Debian root file system, which is made once: curl, git, Python, Node and ssh reach
-# the listed name as ever and fail at once at another.
+# the listed name as ever and fail at once at another:
+# sooner than any timeout of theirs, starting them on a loaded machine included.
 source "$(dirname "$0")/../lib.sh"
 
 root=$CARGO_TARGET_DIR/integration/clients
