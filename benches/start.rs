@@ -106,6 +106,7 @@ fn networks(bare: f64) {
         "start to exec, 100,000 networks",
         median(5, forget, start) - bare,
     );
+    forget();
     let plan = Run::new(BINARY).arg("plan").run().exits(0).stdout();
     let nft = || {
         Run::new("nft")

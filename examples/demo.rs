@@ -17,7 +17,7 @@ use support::{
     harness::{self, Case},
     probe::{Outcome, Step},
     world::{
-        API, BINARY, DNS, ELSEWHERE, FOREIGN_DNS, GIT, PROBE, Run, SENTINEL, World, nft,
+        API, BINARY, DNS, ELSEWHERE, FOREIGN_DNS, GIT, PROBE, Ran, Run, SENTINEL, World, nft,
         user_options,
     },
 };
@@ -149,24 +149,32 @@ fn arrived(world: &World, attempt: impl FnOnce(&[Step]) -> Vec<Outcome>) -> Vec<
 }
 
 fn demo() {
-    let paint = Paint(stdout().is_terminal());
-    let world = World::new();
-    let mut wrong = 0;
-
+    let mut judge = Judge {
+        colours: stdout().is_terminal(),
+        wrong: 0,
+    };
     println!(
         "A network namespace with a small internet behind it: name servers, and servers on every"
     );
     println!("address. In it runs what an agent may try; outside, a capture sees what arrives.\n");
-    let before = arrived(&world, |steps| {
+    let world = World::new();
+    table(&world, &mut judge);
+    sentinel(&mut judge);
+    println!();
+    if judge.wrong > 0 {
+        println!("demo: {} things are not as they must be", judge.wrong);
+        std::process::exit(1);
+    }
+    println!("demo: everything is as it must be");
+}
+
+fn table(world: &World, judge: &mut Judge) {
+    let before = arrived(world, |steps| {
         let steps = serde_json::to_string(steps).unwrap();
         Run::new(PROBE).args(["__probe", &steps]).outcomes()
     });
-    let command = format!(
-        "egress-init --allow {LISTED} {} -- agent",
-        user_options().join(" ")
-    );
     let mut said = String::new();
-    let after = arrived(&world, |steps| {
+    let after = arrived(world, |steps| {
         let ran = world
             .egress()
             .args(user_options())
@@ -174,12 +182,7 @@ fn demo() {
             .probe(steps)
             .run();
         said = ran.stderr();
-        if ran.code() == Some(0) {
-            ran.outcomes()
-        } else {
-            println!("egress-init failed, and the agent did not run:\n{ran}");
-            Vec::new()
-        }
+        ran.outcomes()
     });
     println!(
         "  {:<48} {:^15}   {:^15}",
@@ -191,116 +194,90 @@ fn demo() {
     );
     println!("  {}", "-".repeat(80));
     for (row, (before, after)) in rows().iter().zip(before.iter().zip(&after)) {
-        let good = *before == [true; 2] && *after == [row.allowed; 2];
-        wrong += usize::from(!good);
-        let cells = [before[0], before[1], after[0], after[1]].map(|out| {
-            let text = format!("{:<7}", if out { "out" } else { "blocked" });
-            paint.by(out == row.allowed || !out, &text)
-        });
-        let mark = if good { "" } else { "  WRONG" };
+        let before = before.map(|out| judge.cell(out, true));
+        let after = after.map(|out| judge.cell(out, row.allowed));
         println!(
-            "  {:<48} {} {}   {} {}{mark}",
-            row.what,
-            paint.plain(before[0]),
-            paint.plain(before[1]),
-            cells[2],
-            cells[3],
+            "  {:<48} {} {}   {} {}",
+            row.what, before[0], before[1], after[0], after[1]
         );
     }
-    println!("\n$ {command}\n{}", said.trim_end());
-
-    let mut must = |what: &str, good: bool| {
-        wrong += usize::from(!good);
-        println!(
-            "{} {what}",
-            if good {
-                paint.by(true, "ok   ")
-            } else {
-                paint.by(false, "WRONG")
-            }
-        );
-    };
-    let sentinel = std::fs::read_to_string(SENTINEL).unwrap_or_else(|error| error.to_string());
-    println!("\n$ cat {SENTINEL}\n{}\n", sentinel.trim_end());
-    must("the sentinel is there", sentinel.starts_with('{'));
-
-    let check = |show: bool, words: &[&str]| {
-        let ran = Run::new(BINARY).arg("check").args(words).run();
-        if show {
-            println!(
-                "\n$ egress-init check {}\n{}{}",
-                words.join(" "),
-                ran.stdout(),
-                ran.stderr()
-            );
-        }
-        ran
-    };
-    let verified = check(true, &[]);
-    must(
-        "check verifies it against the rules that are live now",
-        verified.code() == Some(0),
-    );
-    let guarded = check(true, &["--", "echo", "the agent starts"]);
-    must(
-        "a command behind the check starts",
-        guarded.stdout() == "the agent starts\n",
-    );
-
-    println!("\n$ nft flush table inet egress_init      (as root, who could)");
-    let flushed = std::panic::catch_unwind(|| nft("flush table inet egress_init")).is_ok();
-    let refused = check(true, &["--", "echo", "the agent starts"]);
-    must(
-        "the same command refuses to start without rules, though the file is there",
-        flushed && refused.code() == Some(1) && refused.stdout().is_empty(),
-    );
-    let _ = std::fs::remove_file(SENTINEL);
-    let refused = check(true, &["--", "echo", "the agent starts"]);
-    must(
-        "and without the file",
-        refused.code() == Some(1) && refused.stdout().is_empty(),
-    );
-
-    let total = rows().len();
-    println!();
-    if wrong == 0 {
-        println!(
-            "{}",
-            paint.by(
-                true,
-                &format!("demo: all {total} rows and the sentinel are as they must be")
-            )
-        );
-    } else {
-        println!(
-            "{}",
-            paint.by(
-                false,
-                &format!("demo: {wrong} things are not as they must be")
-            )
-        );
-        std::process::exit(1);
-    }
+    let words = [
+        &["egress-init", "--allow", LISTED],
+        user_options(),
+        &["--", "agent"],
+    ]
+    .concat();
+    println!("\n$ {}", words.join(" "));
+    print!("{said}");
 }
 
-/// Colours, on a terminal only.
-struct Paint(bool);
+fn sentinel(judge: &mut Judge) {
+    let sentinel = std::fs::read_to_string(SENTINEL).unwrap_or_else(|error| error.to_string());
+    println!("\n$ cat {SENTINEL}\n{}", sentinel.trim_end());
+    judge.row("the sentinel is there", sentinel.starts_with('{'));
 
-impl Paint {
-    fn by(&self, good: bool, text: &str) -> String {
-        match (self.0, good) {
+    let ran = check(&[]);
+    judge.row("it verifies: the rules are live now", ran.code() == Some(0));
+    let agent = ["--", "echo", "the agent starts"];
+    let starts = |ran: &Ran| ran.code() == Some(0) && ran.stdout() == "the agent starts\n";
+    let refuses = |ran: &Ran| ran.code() == Some(1) && ran.stdout().is_empty();
+    let ran = check(&agent);
+    judge.row("a command behind the check starts", starts(&ran));
+
+    println!("\n$ nft flush table inet egress_init      (by a root that still could)");
+    nft("flush table inet egress_init");
+    let ran = check(&agent);
+    judge.row(
+        "without the rules it refuses, though the sentinel is there",
+        refuses(&ran),
+    );
+
+    println!("\n$ rm {SENTINEL}");
+    std::fs::remove_file(SENTINEL).unwrap();
+    let ran = check(&agent);
+    judge.row("without the sentinel it refuses too", refuses(&ran));
+}
+
+/// Runs `egress-init check` as a person sees it.
+fn check(words: &[&str]) -> Ran {
+    let ran = Run::new(BINARY).arg("check").args(words).run();
+    let words = [&["egress-init", "check"], words].concat().join(" ");
+    let code = ran.code().unwrap_or(-1);
+    print!("\n$ {words}\n{}{}", ran.stdout(), ran.stderr());
+    println!("(exit {code})");
+    ran
+}
+
+/// Says what is good and counts what is not. Colours on a terminal only.
+struct Judge {
+    colours: bool,
+    wrong: usize,
+}
+
+impl Judge {
+    fn row(&mut self, what: &str, good: bool) {
+        self.wrong += usize::from(!good);
+        let verdict = self.paint(good, if good { "ok" } else { "WRONG" });
+        println!("  {verdict}: {what}");
+    }
+
+    /// Whether something got out, in capitals where it is not as it must be.
+    fn cell(&mut self, out: bool, must: bool) -> String {
+        self.wrong += usize::from(out != must);
+        let text = match (out, out == must) {
+            (true, true) => "out",
+            (true, false) => "OUT",
+            (false, true) => "blocked",
+            (false, false) => "BLOCKED",
+        };
+        self.paint(out == must, &format!("{text:<7}"))
+    }
+
+    fn paint(&self, good: bool, text: &str) -> String {
+        match (self.colours, good) {
             (false, _) => text.to_owned(),
             (true, true) => format!("\x1b[32m{text}\x1b[0m"),
             (true, false) => format!("\x1b[31m{text}\x1b[0m"),
-        }
-    }
-
-    fn plain(&self, out: bool) -> String {
-        let text = format!("{:<7}", if out { "out" } else { "blocked" });
-        if self.0 {
-            format!("\x1b[2m{text}\x1b[0m")
-        } else {
-            text
         }
     }
 }

@@ -40,7 +40,7 @@ pub struct Identity {
 #[derive(Debug, Error)]
 pub enum AccountError {
     /// Nothing where a user or group belongs.
-    #[error("--user `{spec}` has no {what}")]
+    #[error("`{spec}` names no {what}")]
     Empty {
         /// The text as typed.
         spec: String,
@@ -48,13 +48,13 @@ pub enum AccountError {
         what: &'static str,
     },
     /// A number that is no id.
-    #[error("--user: {number} is not an id; ids go from 0 to 4294967294")]
+    #[error("{number} is not an id; ids go from 0 to 4294967294")]
     OutOfRange {
         /// The number as typed.
         number: String,
     },
     /// A name that its file does not have.
-    #[error("--user: there is no {what} `{name}` in {file}")]
+    #[error("there is no {what} `{name}` in {file}")]
     Unknown {
         /// `user` or `group`.
         what: &'static str,
@@ -64,7 +64,7 @@ pub enum AccountError {
         file: &'static str,
     },
     /// A file that exists and cannot be read.
-    #[error("--user: cannot read {file}")]
+    #[error("cannot read {file}")]
     Unreadable {
         /// The file.
         file: &'static str,
@@ -328,27 +328,24 @@ short:x:77
     #[test]
     fn what_names_nobody_is_named() {
         for (spec, message) in [
-            ("", "--user `` has no user"),
-            (":5", "--user `:5` has no user"),
-            ("node:", "--user `node:` has no group"),
+            ("", "`` names no user"),
+            (":5", "`:5` names no user"),
+            ("node:", "`node:` names no group"),
             (
                 "4294967295",
-                "--user: 4294967295 is not an id; ids go from 0 to 4294967294",
+                "4294967295 is not an id; ids go from 0 to 4294967294",
             ),
             (
                 "0:99999999999",
-                "--user: 99999999999 is not an id; ids go from 0 to 4294967294",
+                "99999999999 is not an id; ids go from 0 to 4294967294",
             ),
-            ("-1", "--user: there is no user `-1` in /etc/passwd"),
-            ("nodes", "--user: there is no user `nodes` in /etc/passwd"),
-            ("broken", "--user: there is no user `broken` in /etc/passwd"),
-            ("minus", "--user: there is no user `minus` in /etc/passwd"),
-            ("+nis", "--user: there is no user `+nis` in /etc/passwd"),
-            (
-                "node:wheel",
-                "--user: there is no group `wheel` in /etc/group",
-            ),
-            ("node:1:2", "--user: there is no group `1:2` in /etc/group"),
+            ("-1", "there is no user `-1` in /etc/passwd"),
+            ("nodes", "there is no user `nodes` in /etc/passwd"),
+            ("broken", "there is no user `broken` in /etc/passwd"),
+            ("minus", "there is no user `minus` in /etc/passwd"),
+            ("+nis", "there is no user `+nis` in /etc/passwd"),
+            ("node:wheel", "there is no group `wheel` in /etc/group"),
+            ("node:1:2", "there is no group `1:2` in /etc/group"),
         ] {
             let error = identity(spec).unwrap_err();
             assert_eq!(error.to_string(), message);

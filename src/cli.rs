@@ -3,6 +3,9 @@
 //! [`crate::config`] gives the strings their meaning, together with the environment, and reports
 //! everything that is wrong with them at once.
 
+// The documentation of the fields is the help text, which has no markup.
+#![allow(clippy::doc_markdown)]
+
 use clap::{Args, Parser, Subcommand};
 use std::{ffi::OsString, path::PathBuf};
 

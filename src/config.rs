@@ -4,14 +4,15 @@
 //! Pure: the environment comes as a function, files are named here and read elsewhere.
 
 use crate::{
-    accounts::UserSpec,
+    accounts::{AccountError, UserSpec},
     allowlist::{Source, SourceKind},
     cli::{LogArgs, RunArgs, StartArgs},
     log,
     policy::{self, Element},
-    privileges::KeptCapability,
+    privileges::{KeptCapability, PrivilegeError},
     resolve::nameservers::parse_upstream,
-    socket_filter::Family,
+    sentinel,
+    socket_filter::{Family, SocketFilterError},
 };
 use std::{
     ffi::{OsStr, OsString},
@@ -29,11 +30,26 @@ use tracing_subscriber::filter::Targets;
 pub const DEFAULT_ALLOWLIST: &str = "/etc/beacon-code/allowed_domains.txt";
 /// The list where none is named and that file does not exist.
 pub const FALLBACK_ENTRY: &str = "api.openai.com";
-/// The sentinel where none is named.
-pub const DEFAULT_SENTINEL: &str = "/etc/beacon-code/firewall.ready";
 const DEFAULT_RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is longer is a slip of the pen.
+const LONGEST_RESOLVE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
-/// A variable that is not empty: `std::env::var_os` in the program.
+/// The variables of this program's prefix that mean something.
+const VARIABLES: [&str; 11] = [
+    "EGRESS_INIT_ALLOW",
+    "EGRESS_INIT_ALLOWLIST",
+    "EGRESS_INIT_DNS",
+    "EGRESS_INIT_DNS_UPSTREAM",
+    "EGRESS_INIT_INBOUND",
+    "EGRESS_INIT_LOG",
+    "EGRESS_INIT_LOG_FORMAT",
+    "EGRESS_INIT_ON_UNRESOLVED",
+    "EGRESS_INIT_RESOLVE_TIMEOUT",
+    "EGRESS_INIT_SENTINEL",
+    "EGRESS_INIT_USER",
+];
+
+/// The value of a variable: `std::env::var_os` in the program.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// How the command resolves names after the start.
@@ -169,11 +185,13 @@ pub struct InvalidSettings(pub Vec<Setting>);
 /// The path of the sentinel: known before anything can be wrong with the rest.
 #[must_use]
 pub fn sentinel(args: &RunArgs, environment: Environment) -> PathBuf {
-    let path = args
-        .sentinel
-        .clone()
-        .or_else(|| environment("EGRESS_INIT_SENTINEL").map(PathBuf::from));
-    path.unwrap_or_else(|| DEFAULT_SENTINEL.into())
+    let reader = Reader {
+        environment,
+        wrong: Vec::new(),
+    };
+    let path = args.sentinel.clone();
+    path.or_else(|| reader.variable("EGRESS_INIT_SENTINEL").map(PathBuf::from))
+        .unwrap_or_else(|| sentinel::DEFAULT_PATH.into())
 }
 
 /// The configuration of the entrypoint, `apply` (with `default_dns` system) and `plan`.
@@ -192,9 +210,14 @@ pub fn start(
         "--resolve-timeout",
         Some("EGRESS_INIT_RESOLVE_TIMEOUT"),
         |text| match humantime::parse_duration(text) {
-            Ok(time) if time.is_zero() => Err("must be more than 0".into()),
+            Ok(time) if time.is_zero() => Err(format!("`{text}` leaves no time")),
+            Ok(time) if time > LONGEST_RESOLVE_TIMEOUT => {
+                Err(format!("`{text}` is longer than an hour"))
+            }
             Ok(time) => Ok(time),
-            Err(error) => Err(format!("is no duration such as 10s or 500ms: {error}")),
+            Err(error) => Err(format!(
+                "`{text}` is no duration such as 10s or 500ms: {error}"
+            )),
         },
     );
     let on_unresolved = reader.one(
@@ -213,7 +236,7 @@ pub fn start(
         &args.inbound,
         "--inbound",
         Some("EGRESS_INIT_INBOUND"),
-        |text| policy::parse_inbound(text).map_err(|error| error.to_string()),
+        |text| policy::parse_inbound(text).map_err(|e| with_remedy(&e, e.remedy())),
     );
     let lists = reader.lists(args);
     let run = reader.run(&args.run);
@@ -251,7 +274,7 @@ pub fn logging(args: &LogArgs, environment: Environment) -> Result<LogConfig, In
         |text| match text {
             "text" => Ok(log::Format::Text),
             "json" => Ok(log::Format::Json),
-            _ => Err("is neither text nor json".into()),
+            _ => Err(format!("`{text}` is neither text nor json")),
         },
     );
     let level = args.log_level.as_deref();
@@ -262,8 +285,9 @@ pub fn logging(args: &LogArgs, environment: Environment) -> Result<LogConfig, In
             Some("EGRESS_INIT_LOG"),
             log::parse_filter,
         )
-        .or_else(|| reader.one(None, "--log-level", Some("RUST_LOG"), log::parse_filter));
-    let filter = filter.unwrap_or_else(log::default_filter);
+        // Meant for the command too, whose syntax may be another: no reason not to start.
+        .or_else(|| log::parse_filter(environment("RUST_LOG")?.to_str()?).ok())
+        .unwrap_or_else(log::default_filter);
     reader.finish(LogConfig {
         format: format.unwrap_or_default(),
         filter,
@@ -274,22 +298,9 @@ pub fn logging(args: &LogArgs, environment: Environment) -> Result<LogConfig, In
 /// error, because Kubernetes makes such names from those of services.
 #[must_use]
 pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
-    const KNOWN: [&str; 10] = [
-        "EGRESS_INIT_ALLOW",
-        "EGRESS_INIT_ALLOWLIST",
-        "EGRESS_INIT_DNS",
-        "EGRESS_INIT_DNS_UPSTREAM",
-        "EGRESS_INIT_INBOUND",
-        "EGRESS_INIT_LOG",
-        "EGRESS_INIT_LOG_FORMAT",
-        "EGRESS_INIT_ON_UNRESOLVED",
-        "EGRESS_INIT_RESOLVE_TIMEOUT",
-        "EGRESS_INIT_SENTINEL",
-    ];
     let mut unknown: Vec<String> = names
         .filter_map(|name| name.into_string().ok())
-        .filter(|name| name.starts_with("EGRESS_INIT_") && name != "EGRESS_INIT_USER")
-        .filter(|name| !KNOWN.contains(&name.as_str()))
+        .filter(|name| name.starts_with("EGRESS_INIT_") && !VARIABLES.contains(&name.as_str()))
         .collect();
     unknown.sort_unstable();
     unknown
@@ -370,41 +381,29 @@ impl Reader<'_> {
         for value in values {
             match parse(&value) {
                 Ok(value) => parsed.push(value),
-                Err(problem) => self.wrong.push(Setting {
-                    name,
-                    problem: quoted(&value, &problem),
-                }),
+                Err(problem) => self.wrong.push(Setting { name, problem }),
             }
         }
         parsed
     }
 
+    /// The first of three that names anything: the options, this program's variables, the
+    /// predecessor's.
     fn lists(&mut self, args: &StartArgs) -> Lists {
-        let text = |label: &str, kind, text: &OsStr| {
-            List::Text(Source {
-                label: label.to_owned(),
-                text: text.as_bytes().to_vec(),
-                kind,
-            })
-        };
-        let mut lists: Vec<List> = args.allowlist.iter().cloned().map(List::File).collect();
-        lists.extend(
-            args.allow
-                .iter()
-                .map(|entry| text("--allow", SourceKind::Entry, entry)),
-        );
+        let files = args.allowlist.iter().cloned().map(List::File);
+        let entries = args
+            .allow
+            .iter()
+            .map(|entry| text("--allow", SourceKind::Entry, entry));
+        let options: Vec<List> = files.chain(entries).collect();
+        if !options.is_empty() {
+            return Lists::Given(options);
+        }
+        let paths = self.variable("EGRESS_INIT_ALLOWLIST");
+        let mut lists = paths.map_or_else(Vec::new, |paths| self.paths(&paths));
+        lists.extend(self.words("EGRESS_INIT_ALLOW"));
         if lists.is_empty() {
-            if let Some(paths) = self.variable("EGRESS_INIT_ALLOWLIST") {
-                lists.extend(self.paths(&paths));
-            }
-            for name in ["EGRESS_INIT_ALLOW", "OPENAI_ALLOWED_DOMAINS"] {
-                if let (true, Some(entries)) = (
-                    name == "EGRESS_INIT_ALLOW" || lists.is_empty(),
-                    self.variable(name),
-                ) {
-                    lists.push(text(name, SourceKind::Words, &entries));
-                }
-            }
+            lists.extend(self.words("OPENAI_ALLOWED_DOMAINS"));
         }
         if lists.is_empty() {
             Lists::Default
@@ -413,12 +412,17 @@ impl Reader<'_> {
         }
     }
 
+    fn words(&self, name: &str) -> Option<List> {
+        self.variable(name)
+            .map(|entries| text(name, SourceKind::Words, &entries))
+    }
+
     fn paths(&mut self, value: &OsStr) -> Vec<List> {
         let paths: Vec<&[u8]> = value.as_bytes().split(|&octet| octet == b':').collect();
         if paths.iter().any(|path| path.is_empty()) {
-            let problem = quoted(
-                &value.to_string_lossy(),
-                "has an empty path; write files with `:` between them",
+            let problem = format!(
+                "`{}` has an empty path; write files with `:` between them",
+                value.display()
             );
             self.wrong.push(Setting {
                 name: "EGRESS_INIT_ALLOWLIST",
@@ -437,18 +441,24 @@ impl Reader<'_> {
                 args.user.as_deref(),
                 "--user",
                 Some("EGRESS_INIT_USER"),
-                |text| text.parse::<UserSpec>().map_err(|error| error.to_string()),
+                |text| {
+                    text.parse()
+                        .map_err(|e: AccountError| with_remedy(&e, e.remedy()))
+                },
             ),
             keep_caps: self.many(&args.keep_cap, "--keep-cap", None, |text| {
-                text.parse::<KeptCapability>()
-                    .map_err(|error| error.to_string())
+                text.parse()
+                    .map_err(|e: PrivilegeError| with_remedy(&e, e.remedy()))
             }),
             allow_new_privs: args.allow_new_privs,
             socket_families: self.many(
                 &args.allow_socket_family,
                 "--allow-socket-family",
                 None,
-                |text| text.parse::<Family>().map_err(|error| error.to_string()),
+                |text| {
+                    text.parse()
+                        .map_err(|e: SocketFilterError| with_remedy(&e, e.remedy()))
+                },
             ),
         }
     }
@@ -462,10 +472,196 @@ impl Reader<'_> {
     }
 }
 
-fn parse<T: FromStr<Err = &'static str>>(text: &str) -> Result<T, String> {
-    text.parse().map_err(str::to_owned)
+fn text(label: &str, kind: SourceKind, text: &OsStr) -> List {
+    List::Text(Source {
+        label: label.to_owned(),
+        text: text.as_bytes().to_vec(),
+        kind,
+    })
 }
 
-fn quoted(value: &str, problem: &str) -> String {
-    format!("`{value}` {problem}")
+fn parse<T: FromStr<Err = &'static str>>(text: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|problem| format!("`{text}` {problem}"))
+}
+
+fn with_remedy(error: &dyn std::error::Error, remedy: Option<String>) -> String {
+    match remedy {
+        Some(remedy) => format!("{error}; {remedy}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::cli::Cli;
+    use clap::Parser;
+    use std::collections::HashMap;
+
+    fn parsed(
+        options: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<StartConfig, InvalidSettings> {
+        let words = ["egress-init"].iter().chain(options).chain(&["--", "true"]);
+        let cli = Cli::try_parse_from(words).unwrap();
+        let variables: HashMap<&str, &str> = variables.iter().copied().collect();
+        start(
+            &cli.start,
+            &|name| variables.get(name).map(Into::into),
+            Dns::Pinned,
+        )
+    }
+
+    /// The labels of the lists, in order.
+    fn labels(options: &[&str], variables: &[(&str, &str)]) -> Vec<String> {
+        match parsed(options, variables).unwrap().lists {
+            Lists::Default => vec!["default".to_owned()],
+            Lists::Given(lists) => lists
+                .into_iter()
+                .map(|list| match list {
+                    List::File(path) => path.display().to_string(),
+                    List::Text(source) => source.label,
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn each_kind_of_source_hides_the_next() {
+        let openai = ("OPENAI_ALLOWED_DOMAINS", "a.example");
+        let allow = ("EGRESS_INIT_ALLOW", "b.example");
+        let files = ("EGRESS_INIT_ALLOWLIST", "/one:/two");
+        assert_eq!(labels(&[], &[]), ["default"]);
+        assert_eq!(labels(&[], &[openai]), ["OPENAI_ALLOWED_DOMAINS"]);
+        assert_eq!(labels(&[], &[openai, allow]), ["EGRESS_INIT_ALLOW"]);
+        assert_eq!(
+            labels(&[], &[openai, allow, files]),
+            ["/one", "/two", "EGRESS_INIT_ALLOW"]
+        );
+        let options = ["--allow", "c.example", "--allowlist", "/three"];
+        assert_eq!(
+            labels(&options, &[openai, allow, files]),
+            ["/three", "--allow"]
+        );
+    }
+
+    #[test]
+    fn an_empty_variable_is_absent() {
+        let empty = [
+            ("EGRESS_INIT_ALLOW", ""),
+            ("EGRESS_INIT_DNS", ""),
+            ("EGRESS_INIT_USER", ""),
+        ];
+        assert_eq!(labels(&[], &empty), ["default"]);
+        let cli = Cli::try_parse_from(["egress-init", "--", "true"]).unwrap();
+        let path = super::sentinel(&cli.start.run, &|_| Some(OsString::new()));
+        assert_eq!(path.to_str(), Some(sentinel::DEFAULT_PATH));
+    }
+
+    #[test]
+    fn an_option_wins_over_its_variable() {
+        let config = parsed(&["--dns", "pinned"], &[("EGRESS_INIT_DNS", "system")]).unwrap();
+        assert_eq!(config.dns, Dns::Pinned);
+        let config = parsed(&[], &[("EGRESS_INIT_DNS", "system")]).unwrap();
+        assert_eq!(config.dns, Dns::System);
+    }
+
+    #[test]
+    fn a_variable_holds_many_values() {
+        let config = parsed(
+            &[],
+            &[
+                ("EGRESS_INIT_DNS_UPSTREAM", "10.0.0.1, 10.0.0.2:5353\n[::1]"),
+                ("EGRESS_INIT_INBOUND", "8001@10.0.0.0/8 9000-9001/udp"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.upstreams.len(), 3);
+        let inbound: Vec<String> = config.inbound.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            inbound,
+            [
+                "0.0.0.0/0 . udp . 9000-9001",
+                "10.0.0.0/8 . tcp . 8001",
+                "::/0 . udp . 9000-9001"
+            ]
+        );
+    }
+
+    #[test]
+    fn everything_wrong_is_named_at_once_by_option_or_variable() {
+        let options = [
+            "--dns",
+            "proxy",
+            "--keep-cap",
+            "CAP_NET_RAW",
+            "--user",
+            ":1",
+        ];
+        let variables = [
+            ("EGRESS_INIT_RESOLVE_TIMEOUT", "18446744073709551615s"),
+            ("EGRESS_INIT_INBOUND", "99999"),
+            ("EGRESS_INIT_ON_UNRESOLVED", "skip"),
+            ("EGRESS_INIT_ALLOWLIST", "/a::/b"),
+        ];
+        let InvalidSettings(wrong) = parsed(&options, &variables).unwrap_err();
+        let names: Vec<&str> = wrong.iter().map(|setting| setting.name).collect();
+        assert_eq!(
+            names,
+            [
+                "--dns",
+                "EGRESS_INIT_RESOLVE_TIMEOUT",
+                "EGRESS_INIT_INBOUND",
+                "EGRESS_INIT_ALLOWLIST",
+                "--user",
+                "--keep-cap"
+            ]
+        );
+        assert_eq!(
+            wrong[0].to_string(),
+            "--dns: `proxy` is neither pinned nor system"
+        );
+    }
+
+    #[test]
+    fn misspelt_variables_are_found() {
+        let names = ["PATH", "EGRESS_INIT_ALLOWLST", "EGRESS_INIT_ALLOW"];
+        let unknown = unknown_variables(names.into_iter().map(OsString::from));
+        assert_eq!(unknown, ["EGRESS_INIT_ALLOWLST"]);
+    }
+
+    #[test]
+    fn every_variable_that_the_help_names_is_known() {
+        use clap::CommandFactory;
+        let help = Cli::command().render_long_help().to_string();
+        let named: Vec<&str> = help
+            .split(|c: char| !(c.is_ascii_uppercase() || c == '_'))
+            .filter(|word| word.starts_with("EGRESS_INIT_"))
+            .collect();
+        assert!(
+            named.iter().all(|name| VARIABLES.contains(name)),
+            "{named:?}"
+        );
+        assert!(
+            VARIABLES.iter().all(|name| named.contains(name)),
+            "{named:?}"
+        );
+    }
+
+    #[test]
+    fn a_level_is_a_level() {
+        assert!(log::parse_filter("debug").is_ok());
+        assert!(log::parse_filter("egress_init=trace,hickory_net=debug").is_ok());
+        assert!(log::parse_filter("loud").is_err());
+        assert!(log::parse_filter("off").is_err());
+    }
+
+    #[test]
+    fn no_filter_silences_errors() {
+        let targets = log::parse_filter("hickory_net=trace").unwrap();
+        assert!(targets.would_enable("egress_init", &tracing::Level::ERROR));
+    }
 }

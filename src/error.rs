@@ -60,6 +60,9 @@ impl fmt::Display for UnresolvedNames {
         for (index, (name, reason)) in self.names.iter().enumerate() {
             let newline = if index == 0 { "" } else { "\n" };
             write!(f, "{newline}no address for {name}: {reason}")?;
+            if let Some(remedy) = reason.remedy().filter(|_| self.connected) {
+                write!(f, "; {remedy}")?;
+            }
         }
         Ok(())
     }
@@ -68,16 +71,14 @@ impl fmt::Display for UnresolvedNames {
 impl std::error::Error for UnresolvedNames {}
 
 impl UnresolvedNames {
-    /// What the user can do about it.
+    /// What the user can do about all of them.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
-        if !self.connected {
-            return Some("the network namespace has no route to another host: connect the container to a network, or list addresses instead of names".to_owned());
-        }
-        self.names
-            .iter()
-            .find_map(|(_, reason)| reason.remedy())
-            .map(Cow::into_owned)
+        (!self.connected).then(|| {
+            "the network namespace has no route to another host: connect the container to a \
+             network, or list addresses instead of names"
+                .to_owned()
+        })
     }
 }
 

@@ -121,15 +121,16 @@ fn exec_remedy(path: &std::path::Path, source: &io::Error) -> Option<String> {
 }
 
 /// Becomes `command` with `privileges`; before, publishes the sentinel where there is one to
-/// publish. Returns only if that fails, and then signals stay blocked and capabilities gone: what
+/// publish, and calls `ready` when nothing but stepping down and exec is left. Returns only if that fails, and then signals stay blocked and capabilities gone: what
 /// is left to do is to report and to exit.
 #[must_use = "it says why the command did not start"]
 pub fn launch(
     command: &Command,
     privileges: &Privileges,
     sentinel: Option<(&Place, &Sentinel)>,
+    ready: impl FnOnce(),
 ) -> LaunchError {
-    let Err(launch) = try_launch(command, privileges, sentinel);
+    let Err(launch) = try_launch(command, privileges, sentinel, ready);
     let removed = sentinel.map_or(Ok(()), |(place, _)| place.remove());
     match removed {
         Ok(()) => launch,
@@ -144,6 +145,7 @@ fn try_launch(
     command: &Command,
     privileges: &Privileges,
     sentinel: Option<(&Place, &Sentinel)>,
+    ready: impl FnOnce(),
 ) -> Result<Infallible, LaunchError> {
     // From here to exec a signal waits, so that none ends the process with the sentinel in place.
     SigSet::all()
@@ -154,6 +156,7 @@ fn try_launch(
     if let Some((place, sentinel)) = sentinel {
         place.publish(sentinel)?;
     }
+    ready();
     thread::scope(|scope| {
         let becoming = thread::Builder::new()
             .name("exec".to_owned())

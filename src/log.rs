@@ -32,11 +32,16 @@ pub fn default_filter() -> Targets {
 /// # Errors
 /// What is wrong with it, for the message that names where it came from.
 pub fn parse_filter(filter: &str) -> Result<Targets, String> {
-    const LEVELS: &str = "one of error, warn, info, debug, trace";
-    let targets: Targets = filter.parse().map_err(|_| format!("is not {LEVELS}"))?;
+    let own = |level: Level| Targets::new().with_target("egress_init", level);
     if let Ok(level) = filter.parse::<Level>() {
-        return Ok(Targets::new().with_target("egress_init", level));
+        return Ok(own(level));
     }
+    let targets = filter.contains('=').then(|| filter.parse::<Targets>());
+    let Some(Ok(targets)) = targets else {
+        return Err(format!(
+            "`{filter}` is not one of error, warn, info, debug, trace"
+        ));
+    };
     // Errors are the interface: no filter silences them.
     if targets.would_enable("egress_init", &Level::ERROR) {
         Ok(targets)

@@ -1,7 +1,10 @@
 //! Parses, dispatches, prints the one error chain and chooses the exit code: the only place that
 //! exits.
 
-use clap::Parser;
+use clap::{
+    Parser,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use egress_init::{
     cli::{Action, Cli},
     commands::{self, Outcome},
@@ -9,7 +12,10 @@ use egress_init::{
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return wrong_usage(&error),
+    };
     let outcome = match cli.action {
         None => commands::run(&cli.start, &cli.command),
         Some(Action::Apply { start }) => commands::apply(&start),
@@ -26,4 +32,18 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// What clap says, and what it does not know: that a command stands behind two dashes.
+fn wrong_usage(error: &clap::Error) -> ExitCode {
+    // Nobody may be listening, which changes nothing.
+    let _ = error.print();
+    let word = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) => Some(word),
+        _ => None,
+    };
+    if let Some(word) = word.filter(|word| !word.starts_with('-')) {
+        eprintln!("\nThe command goes behind two dashes: egress-init [OPTIONS] -- {word}");
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

@@ -78,7 +78,7 @@ const NAMES: [(&str, u8); 44] = [
 #[derive(Debug, Error)]
 pub enum SocketFilterError {
     /// `--allow-socket-family` with something that is no family.
-    #[error("--allow-socket-family: `{0}` is not a socket family")]
+    #[error("`{0}` is not a socket family")]
     UnknownFamily(String),
     /// The filter cannot be compiled, for this architecture for example.
     #[error("the socket filter cannot be compiled")]

@@ -29,7 +29,7 @@ pub fn check(args: &CheckArgs, environment: Environment<'_>) -> Result<Outcome, 
     }
     let config = config::run(&args.run, environment)?;
     let command = Command::look_up(&args.command, environment("PATH").as_deref())?;
-    Err(launch(&command, &privileges(&config)?, None).into())
+    Err(launch(&command, &privileges(&config)?, None, || {}).into())
 }
 
 fn passes(result: Result<Verified, NotReady>, is_bypassed: bool) -> bool {

@@ -8,15 +8,14 @@ use crate::{
     policy::Answers,
     resolve::{
         hosts::{HOSTS, Hosts},
-        nameservers::{ResolvConf, Upstreams},
+        nameservers::{RESOLV_CONF, ResolvConf, Upstreams},
     },
 };
 use std::{collections::HashSet, io, path::Path};
-use tracing::info;
+use tracing::{info, warn};
 
 /// The longest list that is read, in octets: a million entries.
 const LIST_LIMIT: u64 = 64 * 1024 * 1024;
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The entries of every list that was named, or of the default.
 pub fn allowlist(lists: &Lists) -> Result<Allowlist, Error> {
@@ -53,7 +52,14 @@ pub fn questions(list: &Allowlist, config: &StartConfig) -> Result<Questions, Er
         }
     }
     let required = list.allowed().into_keys().cloned().collect();
-    let resolv_conf = ResolvConf::read(Path::new(RESOLV_CONF))?;
+    let resolv_conf = match ResolvConf::read(Path::new(RESOLV_CONF)) {
+        // Then it is asked for its search list alone.
+        Err(error) if !config.upstreams.is_empty() => {
+            warn!("{}", Error::from(error).report());
+            ResolvConf::default()
+        }
+        read => read?,
+    };
     Ok(Questions {
         names,
         required,

@@ -38,8 +38,13 @@ pub fn run(
         place,
     } = &enforced.end;
     let sentinel = enforced.sentinel("exec")?;
-    report_ready(&enforced.decision, enforced.config.dns, began);
-    Err(launch(command, privileges, Some((place, &sentinel))).into())
+    let ready = || {
+        if let Some(warning) = place.warning() {
+            warn!("{warning}; {}", warning.remedy());
+        }
+        report_ready(&enforced.decision, enforced.config.dns, began);
+    };
+    Err(launch(command, privileges, Some((place, &sentinel)), ready).into())
 }
 
 /// What the end of the start needs, looked up at its beginning.
@@ -60,9 +65,6 @@ fn prepare(
     privileges.check_attainable()?;
     let identity = command_identity(&privileges)?;
     let place = Place::prepare(path, &identity)?;
-    if let Some(warning) = place.warning() {
-        warn!("{warning}; {}", warning.remedy());
-    }
     Ok(Prepared {
         end: End {
             command,

@@ -89,9 +89,7 @@ pub async fn enforce<T>(
         let answers = unless_interrupted(&signals, answers(questions, &config)).await??;
         let decision = policy::decide(&list, &answers, &config.inbound);
         report_warnings(&decision);
-        if config.dns == Dns::Pinned {
-            pin(&decision, &known)?;
-        }
+        pin(&decision, &known, config.dns)?;
         firewall.enforce(&config, &decision)?;
         check_interrupted(&signals)?;
         Ok((config, prepared.end, decision))
@@ -212,14 +210,11 @@ pub fn report_warnings(decision: &Decision) {
     }
 }
 
-/// Writes the answers to /etc/hosts; what the operator has there is not repeated.
-fn pin(decision: &Decision, known: &HashSet<Name>) -> Result<(), Error> {
-    let answers: Vec<_> = decision
-        .hosts
-        .iter()
-        .filter(|(name, _)| !known.contains(name))
-        .cloned()
-        .collect();
+/// Writes the answers to /etc/hosts; what the operator has there is not repeated. In a mode that
+/// asks DNS, answers of an earlier start would be in its way.
+fn pin(decision: &Decision, known: &HashSet<Name>, dns: Dns) -> Result<(), Error> {
+    let pinned = |(name, _): &&(Name, _)| dns == Dns::Pinned && !known.contains(name);
+    let answers: Vec<_> = decision.hosts.iter().filter(pinned).cloned().collect();
     Ok(hosts::write(Path::new(hosts::HOSTS), &answers)?)
 }
 

@@ -4,11 +4,21 @@ use super::transaction::Subject;
 use std::io;
 use thiserror::Error;
 
+/// An error that the kernel gave, and what it added to it.
+#[derive(Debug, Error)]
+#[error("{error}{}", detail.as_ref().map(|detail| format!(", {detail}")).unwrap_or_default())]
+pub struct Refusal {
+    /// The error number.
+    pub error: io::Error,
+    /// A sentence, or the place in the message.
+    pub detail: Option<String>,
+}
+
 /// A failure to install or to verify the ruleset. The state before it stays: a transaction takes
 /// effect whole or not at all.
 #[derive(Debug, Error)]
 pub enum NftError {
-    /// No socket to nf_tables.
+    /// No socket to `nf_tables`.
     #[error("could not open a netlink socket to nf_tables")]
     Open(#[source] io::Error),
     /// The batch did not leave.
@@ -16,10 +26,10 @@ pub enum NftError {
     Send(#[source] io::Error),
     /// The kernel refused the whole batch.
     #[error("the kernel refused the ruleset")]
-    Refused(#[source] io::Error),
+    Refused(#[source] Refusal),
     /// The kernel refused one thing in it, and so all of it.
     #[error("the kernel refused {0}")]
-    RefusedStep(Subject, #[source] io::Error),
+    RefusedStep(Subject, #[source] Refusal),
     /// No answer in time, or a broken one.
     #[error("the kernel did not acknowledge the ruleset")]
     Acknowledge(#[source] io::Error),
@@ -38,13 +48,13 @@ pub enum NftError {
 }
 
 impl NftError {
-    pub(super) fn refused(subject: Option<Subject>, error: io::Error) -> Self {
+    pub(super) fn refused(subject: Option<Subject>, refusal: Refusal) -> Self {
         match subject {
             // Whoever lacks the capability lacks it for everything.
-            Some(subject) if error.raw_os_error() != Some(libc::EPERM) => {
-                Self::RefusedStep(subject, error)
+            Some(subject) if refusal.error.raw_os_error() != Some(libc::EPERM) => {
+                Self::RefusedStep(subject, refusal)
             }
-            _ => Self::Refused(error),
+            _ => Self::Refused(refusal),
         }
     }
 
@@ -52,10 +62,8 @@ impl NftError {
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         let source = match self {
-            Self::Open(error)
-            | Self::Send(error)
-            | Self::Refused(error)
-            | Self::RefusedStep(_, error) => error,
+            Self::Open(error) | Self::Send(error) => error,
+            Self::Refused(refusal) | Self::RefusedStep(_, refusal) => &refusal.error,
             Self::Acknowledge(_) | Self::ReadBack(_) | Self::Unreadable => {
                 return Some(
                     "start again; if it persists, report it with the version of the kernel".into(),
@@ -66,6 +74,9 @@ impl NftError {
             }
         };
         Some(match source.raw_os_error()? {
+            libc::EPERM | libc::EACCES if !nix::unistd::geteuid().is_root() => {
+                "start as root, without USER in the image and without docker run --user, and name the command's user with egress-init --user"
+            }
             libc::EPERM | libc::EACCES => {
                 "run the container with --cap-add=NET_ADMIN; in a user namespace, in one that owns the network namespace"
             }

@@ -1,13 +1,13 @@
 //! Ruleset → kernel: transactions, their acknowledgement, and the read-back that proves them.
 //!
-//! The only module that talks to nf_tables; it knows nothing of names or lists. Encoding is in
+//! The only module that talks to `nf_tables`; it knows nothing of names or lists. Encoding is in
 //! [`transaction`] over [`crate::sys::nftnl`], comparing in [`read_back`].
 
 mod error;
 mod read_back;
 mod transaction;
 
-pub use error::NftError;
+pub use error::{NftError, Refusal};
 
 use crate::{
     ruleset::Ruleset,
@@ -20,7 +20,7 @@ use transaction::{Batch, Change};
 /// seconds on a small machine.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The nf_tables of this network namespace.
+/// The `nf_tables` of this network namespace.
 pub struct Nftables {
     socket: Socket,
     sequence: u32,
@@ -157,7 +157,7 @@ impl Nftables {
                 intact &= header.flags & DUMP_INTERRUPTED == 0;
                 if let Some(answer) = Answer::read(message) {
                     return match answer.error {
-                        Some(error) => Err(NftError::ReadBack(error)),
+                        Some(refusal) => Err(NftError::ReadBack(refusal.error)),
                         None => Ok(intact.then_some(answers)),
                     };
                 }
@@ -197,11 +197,17 @@ impl Header {
     }
 }
 
-/// An acknowledgement (`struct nlmsgerr`).
+/// An acknowledgement (`struct nlmsgerr`), with what the kernel adds to an error in words
+/// (`NETLINK_EXT_ACK` in netlink(7)).
 struct Answer {
     sequence: u32,
-    error: Option<std::io::Error>,
+    error: Option<Refusal>,
 }
+
+// Of include/uapi/linux/netlink.h.
+const ACK_HAS_ATTRIBUTES: u16 = 0x200;
+const ATTRIBUTE_MESSAGE: u16 = 1;
+const ATTRIBUTE_OFFSET: u16 = 2;
 
 impl Answer {
     fn read(message: &[u8]) -> Option<Self> {
@@ -210,10 +216,133 @@ impl Answer {
             return None;
         }
         let errno = i32::from_ne_bytes(message.get(16..20)?.try_into().ok()?);
-        let error = (errno != 0).then(|| std::io::Error::from_raw_os_error(errno.wrapping_neg()));
+        let error = (errno != 0).then(|| Refusal {
+            error: std::io::Error::from_raw_os_error(errno.wrapping_neg()),
+            // After the error the header that it is about, and with `NETLINK_CAP_ACK` no more.
+            detail: (header.flags & ACK_HAS_ATTRIBUTES != 0)
+                .then(|| message.get(36..).and_then(detail))
+                .flatten(),
+        });
         Some(Self {
             sequence: header.sequence,
             error,
         })
+    }
+}
+
+/// What the attributes of an error say: a sentence, or which octet of the message is at fault.
+fn detail(mut attributes: &[u8]) -> Option<String> {
+    let mut offset = None;
+    while let Some((header, _)) = attributes.split_first_chunk::<4>() {
+        let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let value = attributes.get(4..len)?;
+        match u16::from_ne_bytes([header[2], header[3]]) {
+            ATTRIBUTE_MESSAGE => {
+                let text = value.strip_suffix(b"\0").unwrap_or(value);
+                return Some(String::from_utf8_lossy(text).into_owned());
+            }
+            ATTRIBUTE_OFFSET => {
+                let octet = u32::from_ne_bytes(value.try_into().ok()?);
+                offset = Some(format!("at octet {octet} of the message"));
+            }
+            _ => {}
+        }
+        attributes = attributes
+            .get(len.next_multiple_of(4)..)
+            .unwrap_or_default();
+    }
+    offset
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// An error message as the kernel sends it with extended acknowledgements.
+    fn answer(errno: i32, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut message = vec![0; 36];
+        message[4..6].copy_from_slice(&ERROR.to_ne_bytes());
+        message[6..8].copy_from_slice(&(ACK_HAS_ATTRIBUTES | 0x100).to_ne_bytes());
+        message[8..12].copy_from_slice(&7_u32.to_ne_bytes());
+        message[16..20].copy_from_slice(&(-errno).to_ne_bytes());
+        for (kind, value) in attributes {
+            let len = u16::try_from(4 + value.len()).unwrap();
+            message.extend_from_slice(&len.to_ne_bytes());
+            message.extend_from_slice(&kind.to_ne_bytes());
+            message.extend_from_slice(value);
+            message.resize(message.len().next_multiple_of(4), 0);
+        }
+        message
+    }
+
+    #[test]
+    fn an_error_says_what_the_kernel_says() {
+        let offset = 52_u32.to_ne_bytes();
+        let words = answer(
+            22,
+            &[
+                (ATTRIBUTE_OFFSET, &offset),
+                (ATTRIBUTE_MESSAGE, b"no such hook\0"),
+            ],
+        );
+        let refusal = Answer::read(&words).unwrap().error.unwrap();
+        assert_eq!(
+            refusal.to_string(),
+            "Invalid argument (os error 22), no such hook"
+        );
+        let octet = answer(2, &[(ATTRIBUTE_OFFSET, &offset)]);
+        let refusal = Answer::read(&octet).unwrap().error.unwrap();
+        assert_eq!(
+            refusal.to_string(),
+            "No such file or directory (os error 2), at octet 52 of the message"
+        );
+    }
+
+    #[test]
+    fn zero_is_an_acknowledgement() {
+        let answer = Answer::read(&answer(0, &[])).unwrap();
+        assert_eq!(answer.sequence, 7);
+        assert!(answer.error.is_none());
+    }
+
+    #[test]
+    fn broken_attributes_are_no_detail() {
+        for broken in [&[3, 0, 1, 0][..], &[0, 0, 1, 0], &[200, 0, 1, 0, 65]] {
+            let mut message = answer(1, &[]);
+            message.extend_from_slice(broken);
+            assert_eq!(Answer::read(&message).unwrap().error.unwrap().detail, None);
+        }
+    }
+
+    #[test]
+    fn a_batch_is_cut_at_messages() {
+        let steps: Vec<_> = [100, 200, 300]
+            .map(|len| transaction::Step {
+                subject: transaction::Subject::Table,
+                message: vec![0; len],
+            })
+            .into();
+        let sizes =
+            |limit| -> Vec<usize> { transaction::cut(&steps, limit).map(<[_]>::len).collect() };
+        assert_eq!(sizes(1000), [3]);
+        assert_eq!(sizes(341), [2, 1]);
+        assert_eq!(sizes(339), [1, 1, 1]);
+        // What fits nowhere is sent all the same.
+        assert_eq!(sizes(10), [1, 1, 1]);
+    }
+
+    #[test]
+    fn the_first_error_belongs_to_the_whole_batch() {
+        let steps = [transaction::Step {
+            subject: transaction::Subject::Table,
+            message: vec![0; 20],
+        }];
+        let batch = transaction::batch(&steps, 40);
+        assert!(batch.step(40).is_none());
+        assert!(batch.step(41).is_some());
+        assert_eq!(batch.last(), 41);
+        assert!(batch.step(42).is_none());
     }
 }

@@ -157,21 +157,17 @@ pub fn batch(steps: &[Step], sequence: u32) -> Batch<'_> {
     let len = FRAME + steps.iter().map(|step| step.message.len()).sum::<usize>();
     let mut datagram = Vec::with_capacity(len);
     let mut number = sequence;
-    append(&mut datagram, &nftnl::batch_begin(), number, 0);
+    append(&mut datagram, &nftnl::batch_begin(), number, false);
     for (index, step) in steps.iter().enumerate() {
         number = number.wrapping_add(1);
-        let acknowledge = if index + 1 == steps.len() {
-            libc::NLM_F_ACK
-        } else {
-            0
-        };
+        let acknowledge = index + 1 == steps.len();
         append(&mut datagram, &step.message, number, acknowledge);
     }
     append(
         &mut datagram,
         &nftnl::batch_end(),
         number.wrapping_add(1),
-        0,
+        false,
     );
     Batch {
         datagram,
@@ -182,11 +178,12 @@ pub fn batch(steps: &[Step], sequence: u32) -> Batch<'_> {
 
 /// Appends a message with its sequence number, and with the flags that this crate decides: one
 /// acknowledgement a batch keeps the answers within any receive buffer.
-fn append(datagram: &mut Vec<u8>, message: &[u8], sequence: u32, acknowledge: libc::c_int) {
+fn append(datagram: &mut Vec<u8>, message: &[u8], sequence: u32, acknowledge: bool) {
     let at = datagram.len();
     datagram.extend_from_slice(message);
     let header = &mut datagram[at..];
-    let flags = u16::from_ne_bytes([header[6], header[7]]) & !ACK | (acknowledge as u16 & ACK);
+    let flags = u16::from_ne_bytes([header[6], header[7]]) & !ACK;
+    let flags = if acknowledge { flags | ACK } else { flags };
     header[6..8].copy_from_slice(&flags.to_ne_bytes());
     header[8..12].copy_from_slice(&sequence.to_ne_bytes());
 }

@@ -11,10 +11,10 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum PrivilegeError {
     /// `--keep-cap` with something that is no capability.
-    #[error("--keep-cap: `{0}` is not a capability")]
+    #[error("`{0}` is not a capability")]
     UnknownCapability(String),
     /// `--keep-cap` with a capability that undoes the firewall.
-    #[error("--keep-cap: a command with {0} could undo the firewall")]
+    #[error("a command with {0} could undo the firewall")]
     RefusedCapability(Capability),
     /// This process lacks what a step takes.
     #[error("{capability} is missing, which it takes {purpose}")]

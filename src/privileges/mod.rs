@@ -163,7 +163,7 @@ impl Privileges {
         set(CapSet::Ambient, &kept)
     }
 
-    /// By number, not by name: a a kernel newer than this program may have more of them.
+    /// By number, not by name: a kernel newer than this program may have more of them.
     fn reduce_bounding(&self) -> Result<(), PrivilegeError> {
         for number in 0..64 {
             let wanted = self.kept_mask() & (1 << number) != 0;

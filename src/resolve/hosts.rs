@@ -135,7 +135,7 @@ impl Hosts {
 /// one is appended, and an empty list takes it away. The file is created where it is missing.
 ///
 /// Not synced to the disk: every process sees it at once, and the start after a crash writes it
-/// anew. A write that fails half-way puts the old content back as far as it can.
+/// anew. Where nothing changes, nothing is written. A write that fails half-way puts the old content back as far as it can.
 pub fn write(path: &Path, answers: &[(Name, Vec<IpAddr>)]) -> Result<(), HostsError> {
     write_in_place(path, &block(answers)).map_err(|source| HostsError::Write {
         path: path.to_owned(),
@@ -144,6 +144,12 @@ pub fn write(path: &Path, answers: &[(Name, Vec<IpAddr>)]) -> Result<(), HostsEr
 }
 
 fn write_in_place(path: &Path, block: &str) -> io::Result<()> {
+    // Nothing to change needs nothing that can be written.
+    match file::read(path, LIMIT) {
+        Ok(text) if with_block(&text, block) == text => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && block.is_empty() => return Ok(()),
+        _ => {}
+    }
     // No link is followed: the runtime mounts over what a link in the image points to, so a link
     // here means that something else made it, and it could point anywhere.
     let file = OpenOptions::new()
@@ -155,11 +161,7 @@ fn write_in_place(path: &Path, block: &str) -> io::Result<()> {
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)?;
     let old = file::content(&file, LIMIT)?;
-    let new = with_block(&old, block);
-    if new == old {
-        return Ok(());
-    }
-    overwrite(&file, &new).inspect_err(|_| {
+    overwrite(&file, &with_block(&old, block)).inspect_err(|_| {
         // The first error is the one to report.
         let _ = overwrite(&file, &old);
     })

@@ -110,7 +110,7 @@ impl ResolvConf {
 impl Embedded {
     /// Docker writes `# ExtServers: [192.0.2.1 host(127.0.0.53)]` into the files it generates, or
     /// that there are none (moby, daemon/libnetwork/internal/resolvconf). An entry that is no
-    /// address makes the wnameservers of it unknown.
+    /// address makes the whole of it unknown.
     fn from_comments(text: &[u8]) -> Self {
         let text = String::from_utf8_lossy(text);
         let mut embedded = Self::Unknown;
@@ -203,7 +203,7 @@ impl Upstreams {
 
 /// A value of `--dns-upstream` that is not understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{value:?} is not the address of a DNS server; accepted are IP, IP:PORT and [IPv6]:PORT")]
+#[error("`{value}` is not the address of a DNS server; accepted are IP, IP:PORT and [IPv6]:PORT")]
 pub struct UpstreamError {
     value: String,
 }
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn the_override_is_the_wnameservers_nameservers() {
+    fn the_override_is_all_that_is_opened() {
         let nameservers = nameservers(
             "nameserver 127.0.0.11\nnameserver 10.0.0.2\n",
             &["192.0.2.9:5353"],

@@ -298,19 +298,21 @@ impl Lowering {
                 });
             }
             Term::Counter => self.exprs.push(Expr::Counter),
-            Term::SetMark(mark) => {
-                let value = mark.to_ne_bytes().to_vec();
-                self.exprs.push(Expr::Immediate {
-                    register: REG_1,
-                    value,
-                });
-                self.exprs.push(Expr::SetCtMark { register: REG_1 });
-            }
+            Term::SetMark(mark) => self.set_mark(mark),
             Term::Accept => self.verdict(NF_ACCEPT, None),
             Term::Drop => self.verdict(NF_DROP, None),
             Term::Goto(chain) => self.verdict(NFT_GOTO, Some(chain)),
             Term::Reject(reject) => self.reject(reject),
         }
+    }
+
+    fn set_mark(&mut self, mark: u32) {
+        let value = mark.to_ne_bytes().to_vec();
+        self.exprs.push(Expr::Immediate {
+            register: REG_1,
+            value,
+        });
+        self.exprs.push(Expr::SetCtMark { register: REG_1 });
     }
 
     fn reject(&mut self, reject: Reject) {

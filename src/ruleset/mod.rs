@@ -11,6 +11,8 @@ pub mod build;
 pub mod bytecode;
 pub mod set;
 pub mod term;
+#[cfg(test)]
+mod tests;
 
 pub use build::{enforced, locked};
 pub use set::{Elements, Key, Set};

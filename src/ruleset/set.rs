@@ -84,7 +84,7 @@ impl Key {
 
     /// The length of the key, in octets.
     #[must_use]
-    pub fn len(self) -> u32 {
+    pub fn octets(self) -> u32 {
         match self {
             Self::Service(Family::V4) | Self::ServiceRange(Family::V4) => 12,
             Self::Service(Family::V6) | Self::ServiceRange(Family::V6) => 24,
@@ -245,12 +245,10 @@ impl Set {
             f.write_str("\t\telements = { ")?;
             match &self.elements {
                 Elements::Services(elements) => {
-                    separated(f, elements, |f, element| write!(f, "{element}"))?
+                    separated(f, elements, |f, element| write!(f, "{element}"))?;
                 }
                 Elements::IcmpTypes(types) => {
-                    separated(f, types, |f, number| {
-                        f.write_str(icmp_type_text(self.key, *number))
-                    })?;
+                    separated(f, types, |f, number| write_icmp_type(f, self.key, *number))?;
                 }
             }
             writeln!(f, " }}")?;
@@ -274,24 +272,36 @@ fn separated<T>(
 }
 
 /// The ICMP types that the ruleset speaks of, by nft's names (`nft describe icmp_type`).
-fn icmp_type_text(key: Key, number: u8) -> &'static str {
-    match (key, number) {
-        (Key::IcmpType(Family::V4), 3) => "destination-unreachable",
-        (Key::IcmpType(Family::V4), 11) => "time-exceeded",
-        (Key::IcmpType(Family::V4), 12) => "parameter-problem",
-        (Key::IcmpType(Family::V6), 1) => "destination-unreachable",
-        (Key::IcmpType(Family::V6), 2) => "packet-too-big",
-        (Key::IcmpType(Family::V6), 3) => "time-exceeded",
-        (Key::IcmpType(Family::V6), 4) => "parameter-problem",
-        (Key::IcmpType(Family::V6), 130) => "mld-listener-query",
-        (Key::IcmpType(Family::V6), 131) => "mld-listener-report",
-        (Key::IcmpType(Family::V6), 132) => "mld-listener-done",
-        (Key::IcmpType(Family::V6), 133) => "nd-router-solicit",
-        (Key::IcmpType(Family::V6), 134) => "nd-router-advert",
-        (Key::IcmpType(Family::V6), 135) => "nd-neighbor-solicit",
-        (Key::IcmpType(Family::V6), 136) => "nd-neighbor-advert",
-        (Key::IcmpType(Family::V6), 143) => "mld2-listener-report",
-        // No other type is put in a set; nft refuses this word, and so would a test.
-        _ => "unknown",
+const ICMP: [(u8, &str); 3] = [
+    (3, "destination-unreachable"),
+    (11, "time-exceeded"),
+    (12, "parameter-problem"),
+];
+
+/// The same of `ICMPv6`.
+const ICMPV6: [(u8, &str); 12] = [
+    (1, "destination-unreachable"),
+    (2, "packet-too-big"),
+    (3, "time-exceeded"),
+    (4, "parameter-problem"),
+    (130, "mld-listener-query"),
+    (131, "mld-listener-report"),
+    (132, "mld-listener-done"),
+    (133, "nd-router-solicit"),
+    (134, "nd-router-advert"),
+    (135, "nd-neighbor-solicit"),
+    (136, "nd-neighbor-advert"),
+    (143, "mld2-listener-report"),
+];
+
+fn write_icmp_type(f: &mut fmt::Formatter<'_>, key: Key, number: u8) -> fmt::Result {
+    let names: &[_] = match key {
+        Key::IcmpType(Family::V4) => &ICMP,
+        _ => &ICMPV6,
+    };
+    match names.iter().find(|(known, _)| *known == number) {
+        Some((_, name)) => f.write_str(name),
+        // nft takes the number as well.
+        None => write!(f, "{number}"),
     }
 }

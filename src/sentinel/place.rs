@@ -106,7 +106,8 @@ impl PlaceError {
         Some(match self {
             Self::Writable { folder, .. } => {
                 format!(
-                    "run chown root {0} and chmod 755 {0} in the image",
+                    "run chown root {0} and chmod 755 {0} in the image, or name a path in a \
+                     folder of root's with --sentinel",
                     folder.display()
                 )
             }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-/// A socket to nf_tables, of the network namespace in which it was opened.
+/// A socket to `nf_tables`, of the network namespace in which it was opened.
 pub struct Socket(mnl::Socket);
 
 impl Socket {
@@ -74,7 +74,7 @@ impl Socket {
     /// Closes it without the wait that closing one has.
     ///
     /// The kernel frees all that was deleted in the namespace first, after one RCU grace period
-    /// (`nft_rcv_nl_event` in net/netfilter/nf_tables_api.c): ten milliseconds and more, at the
+    /// (`nft_rcv_nl_event` in `net/netfilter/nf_tables_api.c`): ten milliseconds and more, at the
     /// end of a start that takes two. So the last reference is left to the kernel: in a queue that
     /// only itself refers to, where the garbage collector of Unix sockets finds it (unix(7),
     /// `SCM_RIGHTS`). Where that fails, the wait is all that comes of it.

@@ -160,6 +160,13 @@ fn check(result: impl Into<i64>) -> io::Result<()> {
     Ok(())
 }
 
+/// Registers a signal descriptor with the runtime of the calling thread.
+pub fn watch(signals: SignalFd) -> io::Result<AsyncFd<SignalFd>> {
+    // SAFETY: a SignalFd owns its one descriptor, always returns it, and keeps it open until it is
+    // dropped with the AsyncFd.
+    unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) }.map_err(Into::into)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -206,11 +213,4 @@ mod tests {
         nix::sys::signal::raise(Signal::SIGURG).unwrap();
         assert!(is_pending(Signal::SIGURG).unwrap());
     }
-}
-
-/// Registers a signal descriptor with the runtime of the calling thread.
-pub fn watch(signals: SignalFd) -> io::Result<AsyncFd<SignalFd>> {
-    // SAFETY: a SignalFd owns its one descriptor, always returns it, and keeps it open until it is
-    // dropped with the AsyncFd.
-    unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) }.map_err(Into::into)
 }

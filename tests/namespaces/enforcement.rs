@@ -345,7 +345,8 @@ fn ipv6_that_comes_later_is_closed_already() {
     reaches(&tcp(API, 443));
 }
 
-/// Without neighbour discovery in both directions IPv6 would work for as long as the entries last.
+/// Without neighbour discovery in both directions IPv6 would work for as long as the entries of
+/// before last.
 fn neighbours_still_find_each_other() {
     let world = World::new();
     world.enforce(&["--allow", "api.example.org"]);
@@ -354,7 +355,7 @@ fn neighbours_still_find_each_other() {
         world.outside.forget_neighbours();
         reaches(&tcp(API, 443));
     }
-    let (_, frames) = world.arrived(|| {
+    let ((), frames) = world.arrived(|| {
         ip_batch("neigh flush dev eth0");
         reaches(&tcp(API, 443));
     });

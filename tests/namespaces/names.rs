@@ -32,6 +32,7 @@ cases!(names:
     a_silent_server_is_not_the_last_word,
     another_upstream_can_be_named,
     answers_bring_in_no_forbidden_address,
+    a_name_of_forbidden_addresses_is_unresolved,
     an_unresolved_name_ends_the_start,
     an_unresolved_name_can_be_skipped,
     time_is_up_for_the_whole_list,
@@ -289,26 +290,26 @@ fn another_upstream_can_be_named() {
     rejects(&[Step::Dns(FOREIGN_DNS[0], "api.example.org".into())]);
 }
 
+/// What no answer may bring in (section 5).
+const FORBIDDEN: [&str; 10] = [
+    "169.254.169.254",
+    "127.0.0.5",
+    "0.0.0.0",
+    "224.0.0.1",
+    "255.255.255.255",
+    "fe80::1",
+    "::1",
+    "::",
+    "ff02::1",
+    "::ffff:198.51.100.20",
+];
+
 fn answers_bring_in_no_forbidden_address() {
-    let forbidden = [
-        "169.254.169.254",
-        "127.0.0.5",
-        "0.0.0.0",
-        "224.0.0.1",
-        "255.255.255.255",
-        "fe80::1",
-        "::1",
-        "::",
-        "ff02::1",
-        "::ffff:198.51.100.20",
-    ];
     let world = World::with_zone(
         zone()
-            .addresses("mixed.example.org", &forbidden)
-            .addresses("mixed.example.org", &["198.51.100.10", "10.1.2.3"])
-            .addresses("bad.example.org", &forbidden),
+            .addresses("mixed.example.org", &FORBIDDEN)
+            .addresses("mixed.example.org", &["198.51.100.10", "10.1.2.3"]),
     );
-    world.fails(&["--allow", "bad.example.org"], &["bad.example.org"]);
     world.enforce(&["--allow", "mixed.example.org:443"]);
     reaches(&[Step::Tcp((API[0], 443).into())]);
     rejects(&[
@@ -321,6 +322,13 @@ fn answers_bring_in_no_forbidden_address() {
     for address in ["169.254.169.254", "127.0.0.5", "224.0.0.1", "::ffff:"] {
         assert!(!table.contains(address), "{address} is in\n{table}");
     }
+}
+
+/// After the filter it is a name without an address.
+fn a_name_of_forbidden_addresses_is_unresolved() {
+    let world = World::with_zone(zone().addresses("bad.example.org", &FORBIDDEN));
+    world.fails(&["--allow", "bad.example.org"], &["bad.example.org"]);
+    world.enforce(&["--on-unresolved", "skip", "--allow", "bad.example.org"]);
 }
 
 fn an_unresolved_name_ends_the_start() {

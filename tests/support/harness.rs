@@ -50,7 +50,10 @@ pub fn main(cases: &[Case]) -> ExitCode {
     if dispatch(cases) {
         return ExitCode::SUCCESS;
     }
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // A case waits more than it works.
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(3 * processors);
     let trials = cases
         .iter()
         .map(|case| {

@@ -33,6 +33,8 @@ use super::{
 enum Request {
     /// The far end of the link is here: give it addresses.
     Link,
+    /// Wait until the link carries what is sent here.
+    Settle,
     /// Run the DNS servers with this zone.
     Zone(Box<ZoneSpec>),
     /// What the configured and what the foreign DNS server was asked.
@@ -86,6 +88,10 @@ impl Outside {
 
     pub fn link(&self) {
         self.ask(&Request::Link);
+    }
+
+    pub fn settle(&self) {
+        self.ask(&Request::Settle);
     }
 
     pub fn forget_neighbours(&self) {
@@ -173,6 +179,10 @@ fn answer(
                 DnsServer::start(*zone.clone(), &world::DNS).map_err(text)?,
                 DnsServer::start(*zone, &world::FOREIGN_DNS).map_err(text)?,
             ));
+            Reply::Done
+        }
+        Request::Settle => {
+            world::wait_until_running("world");
             Reply::Done
         }
         Request::ForgetNeighbours => {

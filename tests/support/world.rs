@@ -22,6 +22,7 @@ use std::{
 use nix::{
     libc,
     mount::{MsFlags, mount},
+    net::if_::InterfaceFlags,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -104,13 +105,17 @@ impl World {
 
     pub fn with_zone(zone: ZoneSpec) -> Self {
         let world = Self::without_link();
-        let peer = world.outside.id();
         ip_batch(&format!(
-            "link add eth0 address 02:00:00:00:00:02 type veth peer name world netns {peer}"
+            "link add eth0 index 77 address {} type veth peer name world address {} netns {}",
+            MAC[0],
+            MAC[1],
+            world.outside.id()
         ));
-        // The far end first: a solicitation that it misses costs a second.
         world.outside.link();
-        ip_batch(INSIDE_LINK);
+        ip_batch(&inside_link());
+        // Until its carrier was noticed, an interface that is up drops what it is to send.
+        wait_until_running("eth0");
+        world.outside.settle();
         world.outside.zone(zone);
         world
     }
@@ -507,7 +512,7 @@ fn private_etc() {
         Some("tmpfs"),
         etc,
         Some("tmpfs"),
-        MsFlags::MS_NOSUID,
+        MsFlags::empty(),
         Some("mode=0755"),
     )
     .expect("a tmpfs over /etc");
@@ -569,26 +574,54 @@ pub fn sysctl(name: &str, value: &str) {
     fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
 }
 
-const INSIDE_LINK: &str = "link set lo up
-    addr add 10.77.0.2/24 dev eth0
-    addr add fd77::2/64 dev eth0 nodad
-    link set eth0 up
-    route add default via 10.77.0.1
-    route add default via fd77::1";
+/// The link's two ends, inside and outside. They know each other from the start: a question that
+/// is lost while an interface comes up costs a second. The entries go stale as others do.
+const MAC: [&str; 2] = ["02:00:00:00:00:02", "02:00:00:00:00:01"];
+
+fn inside_link() -> String {
+    format!(
+        "link set lo up
+         addr add 10.77.0.2/24 dev eth0
+         addr add fd77::2/64 dev eth0 nodad
+         link set eth0 up
+         neigh add 10.77.0.1 lladdr {outside} dev eth0 nud reachable
+         neigh add fd77::1 lladdr {outside} dev eth0 nud reachable
+         route add default via 10.77.0.1
+         route add default via fd77::1",
+        outside = MAC[1]
+    )
+}
+
+/// Waits for the kernel to have noticed the carrier of an interface.
+pub fn wait_until_running(name: &str) {
+    let started = Instant::now();
+    let running = || {
+        let mut addresses = nix::ifaddrs::getifaddrs().expect("the interfaces");
+        addresses.any(|a| a.interface_name == name && a.flags.contains(InterfaceFlags::IFF_RUNNING))
+    };
+    while !running() {
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "{name} does not come up"
+        );
+        sleep(Duration::from_millis(1));
+    }
+}
 
 /// Whole networks are local to the outside, but for 192.0.2.1, which is the canary's; two more
-/// are behind the inside, for the case that has a guest there. It knows its neighbour: a
-/// solicitation that comes before the neighbour is ready costs a second.
+/// are behind the inside, for the case that has a guest there.
 pub fn outside_addresses() -> String {
-    let mut lines = String::from(
+    let mut lines = format!(
         "link set lo up
          addr add 10.77.0.1/24 dev world
          addr add fd77::1/64 dev world nodad
          link set world up
-         neigh add fd77::2 lladdr 02:00:00:00:00:02 dev world nud reachable
+         neigh add 10.77.0.2 lladdr {inside} dev world nud reachable
+         neigh add fd77::2 lladdr {inside} dev world nud reachable
          route add 10.88.0.0/24 via 10.77.0.2
          route add fd88::/64 via fd77::2
          route add local 2001:db8::/32 dev lo\n",
+        inside = MAC[0]
     );
     for network in [
         "198.51.100.0/24",

@@ -1,0 +1,105 @@
+//! Sets with flags, concatenated keys and ranges.
+
+// libnftnl takes attributes as 16 bits and declares them as 32, the kernel's numbers likewise.
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
+use super::{INET, Message, build, c_string, octets, or_abort};
+use crate::ruleset::{
+    TABLE,
+    set::{KeyBytes, RawElement},
+};
+use nftnl::nftnl_sys as sys;
+use std::ptr::NonNull;
+
+/// A set of libnftnl, freed with its elements.
+pub(super) struct OwnedSet(pub(super) NonNull<sys::nftnl_set>);
+
+impl OwnedSet {
+    pub(super) fn empty() -> Self {
+        // SAFETY: allocation; null is checked.
+        Self(or_abort(unsafe { sys::nftnl_set_alloc() }))
+    }
+
+    pub(super) fn new(name: &str) -> Self {
+        let set = Self::empty();
+        for (attribute, value) in [(sys::NFTNL_SET_TABLE, TABLE), (sys::NFTNL_SET_NAME, name)] {
+            let value = c_string(value);
+            // SAFETY: the set is live and copies the string.
+            unsafe { sys::nftnl_set_set_str(set.0.as_ptr(), attribute as u16, value.as_ptr()) };
+        }
+        set.set_u32(sys::NFTNL_SET_FAMILY, u32::from(INET));
+        set
+    }
+
+    pub(super) fn set_u32(&self, attribute: u32, value: u32) {
+        // SAFETY: the set is live, and the attribute is of this type.
+        unsafe { sys::nftnl_set_set_u32(self.0.as_ptr(), attribute as u16, value) };
+    }
+
+    pub(super) fn get_u32(&self, attribute: u32) -> u32 {
+        // SAFETY: the set is live, and the attribute is of this type.
+        unsafe { sys::nftnl_set_get_u32(self.0.as_ptr(), attribute as u16) }
+    }
+
+    pub(super) fn set_data(&self, attribute: u32, value: &[u8]) {
+        // SAFETY: the set is live and copies the octets.
+        unsafe {
+            sys::nftnl_set_set_data(
+                self.0.as_ptr(),
+                attribute as u16,
+                value.as_ptr().cast(),
+                octets(value),
+            )
+        };
+    }
+
+    pub(super) fn add(&self, element: &RawElement) {
+        // SAFETY: the element is live until the set, which owns it from the last line on, is
+        // freed; it copies the octets.
+        unsafe {
+            let raw = or_abort(sys::nftnl_set_elem_alloc());
+            let keys = [
+                (sys::NFTNL_SET_ELEM_KEY, Some(&element.key)),
+                (sys::NFTNL_SET_ELEM_KEY_END, element.end.as_ref()),
+            ];
+            for (attribute, key) in keys {
+                if let Some(key) = key.map(KeyBytes::as_slice) {
+                    sys::nftnl_set_elem_set(
+                        raw.as_ptr(),
+                        attribute as u16,
+                        key.as_ptr().cast(),
+                        octets(key),
+                    );
+                }
+            }
+            sys::nftnl_set_elem_add(self.0.as_ptr(), raw.as_ptr());
+        }
+    }
+
+    pub(super) fn message(&self, kind: libc::c_int, flags: libc::c_int) -> Message {
+        // SAFETY: the buffer has room for any message, and the set is live.
+        build(|buffer| unsafe {
+            let header =
+                sys::nftnl_nlmsg_build_hdr(buffer.cast(), kind as u16, INET, flags as u16, 0);
+            sys::nftnl_set_nlmsg_build_payload(header, self.0.as_ptr());
+            header
+        })
+    }
+
+    pub(super) fn elements_message(&self, kind: libc::c_int, flags: libc::c_int) -> Message {
+        // SAFETY: the buffer has room for `ELEMENTS_PER_MESSAGE` elements, and the set is live.
+        build(|buffer| unsafe {
+            let header =
+                sys::nftnl_nlmsg_build_hdr(buffer.cast(), kind as u16, INET, flags as u16, 0);
+            sys::nftnl_set_elems_nlmsg_build_payload(header, self.0.as_ptr());
+            header
+        })
+    }
+}
+
+impl Drop for OwnedSet {
+    fn drop(&mut self) {
+        // SAFETY: the set is live and is freed once.
+        unsafe { sys::nftnl_set_free(self.0.as_ptr()) };
+    }
+}
