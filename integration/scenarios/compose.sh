@@ -82,14 +82,14 @@ row 'memory 512 MiB without swap, one processor, 128 processes' test '536870912 
 row 'the log is rotated' test '20m 5' = \
     "$(inspect '{{with .HostConfig.LogConfig.Config}}{{index . "max-size"}} {{index . "max-file"}}{{end}}')"
 row 'no new privileges, from the first process on' test '[no-new-privileges:true]' = "$(inspect '{{.HostConfig.SecurityOpt}}')"
-row 'started with four capabilities' test '[NET_ADMIN SETGID SETPCAP SETUID] [ALL]' = \
+row 'started with five capabilities' test '[KILL NET_ADMIN SETGID SETPCAP SETUID] [ALL]' = \
     "$(inspect '{{.HostConfig.CapAdd}} {{.HostConfig.CapDrop}}' | sed 's/CAP_//g')"
 healthy() { [[ $(inspect '{{.State.Health.Status}}') == healthy ]]; }
 row 'it becomes healthy' eval 'until_true healthy || until_true healthy'
 verifies() { docker exec "$executor" /egress-init check; } >/dev/null 2>&1
 row 'check verifies' verifies
 
-scenario 'docker/compose.yaml: the command dies'
+scenario 'docker/compose.yaml: the command dies, the container is stopped'
 first=$(inspect '{{.State.Pid}}')
 as_root kill -KILL "$first"
 row 'it starts again by itself' until_true heard_all 2
@@ -98,6 +98,8 @@ row 'and reaches the main application' test 2 -eq "$(grep --count '^get main-app
 row 'check verifies' verifies
 as_root nsenter --target "$(inspect '{{.State.Pid}}')" --net nft flush ruleset
 row 'and does not when the rules are gone' not verifies
+docker stop --time 8 "$executor" >/dev/null
+row 'docker stop reaches the command: 143' test 143 = "$(inspect '{{.State.ExitCode}}')"
 
 docker rm --force "$id-other" "$id-open" >/dev/null
 compose down --volumes --timeout 2 || die "$(cat "$work/compose.log")"

@@ -132,11 +132,12 @@ contained egress-init init --
 finished init
 row 'the init container ends well' exits 0
 contained executor app -- /probe listen 8001 "${attempts[@]}" "${inside[@]}" \
-    write /etc/beacon-code/firewall.ready x write /etc/beacon-code/x x status Pid wait
+    write /etc/beacon-code/firewall.ready x write /etc/beacon-code/x x cat /proc/self/mounts status Pid wait
 until_true said app '^status Pid'
 as_stated
 row 'it cannot touch the sentinel' \
     eval 'says "^write /etc/beacon-code/firewall.ready failed" && says "^write /etc/beacon-code/x failed"'
+row 'whose folder is mounted read-only' says ' /etc/beacon-code [^ ]+ ro,'
 row 'nothing arrived at the other server' test "$before" -eq "$(arrivals other)"
 row "the probes' command verifies" probe_of app
 inbound init
