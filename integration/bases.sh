@@ -11,15 +11,23 @@ declare -A base_packages=(
     [services]=nodejs,npm,python3-venv
 )
 
-# debian_archive KIND: a file system of Debian 13 with these packages, as $bases/KIND.tar.
+# debian_archive KIND: a file system of Debian 13 with these packages, as $bases/KIND.tar. Scenarios
+# run side by side, so that whoever comes second waits.
 debian_archive() {
+    mkdir -p "$bases"
+    local lock
+    exec {lock}>"$bases/$1.lock"
+    flock "$lock"
+    make_archive "$1"
+    exec {lock}>&-
+}
+make_archive() {
     local archive=$bases/$1.tar packages=${base_packages[$1]} mirror
     [[ -f $archive && $(cat "$archive.packages") == "$packages" ]] && return
     command -v mmdebstrap >/dev/null || install_mmdebstrap
     # shellcheck disable=SC2016 # the placeholder is apt's
     mirror=$(apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' |
         awk '$1 ~ /^(bookworm|trixie)$/ && $2 == "main" { print $3; exit }')
-    mkdir -p "$bases"
     step "making a Debian 13 with $packages"
     mmdebstrap --quiet --format=tar --variant=minbase --include="$packages" \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
