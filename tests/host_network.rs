@@ -62,7 +62,7 @@ fn start(prefix: &[&str], options: &[&str]) -> (Option<i32>, String) {
 }
 
 const REFUSAL: &str = "this is the network namespace of the host";
-const LACKS: &str = "--cap-add=NET_ADMIN";
+const LACKS: &str = "the kernel refused the ruleset: Operation not permitted";
 
 #[test]
 fn the_host_is_refused_before_anything_is_tried() {

@@ -37,7 +37,7 @@ cases!(start:
     sources_replace_each_other_in_order,
     without_any_source_one_name_is_the_list,
     an_empty_source_is_an_error,
-    a_bad_list_leaves_the_lock,
+    bad_lists_and_options_leave_the_lock,
     garbage_is_answered_at_once,
     the_lock_is_first,
     sigterm_ends_a_start_at_once,
@@ -247,11 +247,16 @@ fn an_empty_source_is_an_error() {
     world.is_locked();
 }
 
-fn a_bad_list_leaves_the_lock() {
+fn bad_lists_and_options_leave_the_lock() {
     let world = World::new();
     reaches(&blocked());
     fs::write(SENTINEL, "left by an earlier start").unwrap();
     world.fails(&["--allow", "api..example.org"], &["--allow:1:"]);
+    world.is_locked();
+    // The options have the same place: after the lock.
+    nft("delete table inet egress_init");
+    reaches(&blocked());
+    world.fails(&["--dns", "open"], &["--dns: `open` is neither"]);
     world.is_locked();
     // A start after the mistake is mended is like any other.
     world.enforce(&["--allow", "api.example.org"]);
