@@ -20,7 +20,8 @@ pub async fn doctor(
         allow_host_network: args.allow_host_network,
     };
     let privileges = super::privileges(&subject.config.run);
-    let names = names_to_resolve(&subject.config);
+    // Only before a start is the list looked at.
+    let names = || names_to_resolve(&subject.config);
     let facts = gather::gather(&subject, privileges, names, std::env::vars_os()).await;
     let report = doctor::examine(&facts);
     let text = if json {

@@ -112,7 +112,7 @@ impl<T> Look<T> {
                 Self::Wrong(Problem {
                     what: first_line(&error.chain()),
                     remedy: Some(error.remedy().unwrap_or_else(|| {
-                        "see docs/reference.md, which lists each message".to_owned()
+                        "see docs/troubleshooting.md, which lists each message".to_owned()
                     })),
                 })
             }

@@ -55,7 +55,7 @@ pub struct Subject {
 pub async fn gather(
     subject: &Subject,
     privileges: Result<Privileges, Error>,
-    names: Result<usize, Error>,
+    names: impl FnOnce() -> Result<usize, Error>,
     variables: impl Iterator<Item = (OsString, OsString)>,
 ) -> Facts {
     let run = &subject.config.run;
@@ -91,7 +91,7 @@ pub async fn gather(
             identity: identity.as_ref(),
             kept,
         };
-        let start = look.facts(privileges, names, network);
+        let start = look.facts(privileges, names(), network);
         (Some(start), None)
     };
     Facts {

@@ -88,6 +88,8 @@ fn excess(id: &'static str, facts: &StartFacts, own: Option<&Status>) -> Finding
         Capability::CAP_SETPCAP,
         Capability::CAP_SETUID,
         Capability::CAP_SETGID,
+        // With `docker run --init` it passes signals on to a command of another user.
+        Capability::CAP_KILL,
     ];
     let needed = needed
         .iter()

@@ -5,8 +5,8 @@
 //! replaced: in a container it is a bind mount.
 //!
 //! One line for each pair of address and name. getaddrinfo of both glibc and musl collects every
-//! line that has the name, of the family asked for (glibc all of them, musl the first 48; tried
-//! with glibc 2.36 and musl 1.2.3). With several names a line, the first of them would become the
+//! line that has the name, of the family asked for (glibc, with `multi on` in /etc/host.conf, all
+//! of them, musl the first 48; tried with glibc 2.36 and musl 1.2.3). With several names a line, the first of them would become the
 //! canonical name of the others; and musl reads lines of at most 511 octets, which a line of ours
 //! never exceeds.
 
