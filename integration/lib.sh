@@ -40,8 +40,13 @@ remove_labelled() {
     [[ -z $networks ]] || docker network rm $networks
     volumes=$(docker volume ls --quiet --filter "label=$1")
     [[ -z $volumes ]] || docker volume rm $volumes
-    images=$(docker images --all --quiet --filter "label=$1" | sort -u)
-    [[ -z $images ]] || docker rmi --force $images
+    # A base goes only after what was built on it.
+    local _
+    for _ in 1 2 3 4; do
+        images=$(docker images --all --quiet --filter "label=$1" | sort -u)
+        [[ $images ]] || break
+        docker rmi --force $images
+    done
 } >/dev/null 2>&1
 
 rows=0 wrong=0

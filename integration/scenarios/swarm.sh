@@ -17,6 +17,9 @@ dissolve() {
     [[ $leave != bridge ]] || docker network rm docker_gwbridge
 } >/dev/null 2>&1
 trap 'left=$?; set +e; dissolve; (exit "$left"); finish' EXIT
+# One run at a time on this machine, or the one that made the Swarm takes it from the other.
+exec {lock}</tmp
+flock "$lock"
 if ! swarm_is active; then
     leave=swarm
     docker network inspect docker_gwbridge >/dev/null 2>&1 || leave=bridge
