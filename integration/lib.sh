@@ -40,11 +40,12 @@ remove_labelled() {
     [[ -z $networks ]] || docker network rm $networks
     volumes=$(docker volume ls --quiet --filter "label=$1")
     [[ -z $volumes ]] || docker volume rm $volumes
-    # Layers of a build hold those below them, in an order that nobody tells.
-    for _ in 1 2 3 4 5 6 7 8; do
+    # A base goes only after what was built on it.
+    local _
+    for _ in 1 2 3 4; do
         images=$(docker images --all --quiet --filter "label=$1" | sort -u)
-        [[ -n $images ]] || break
-        docker rmi --force $images || continue
+        [[ $images ]] || break
+        docker rmi --force $images
     done
 } >/dev/null 2>&1
 
