@@ -40,7 +40,7 @@ impl Nftables {
 
     /// Makes the table what `to` says, whatever is there now, in one transaction.
     pub fn replace(&mut self, to: &Ruleset) -> Result<(), NftError> {
-        self.commit(&transaction::replace(to))
+        self.commit(transaction::replace(to))
     }
 
     /// Has the kernel check what `replace` would send, and throw it away: a batch without its end
@@ -62,7 +62,7 @@ impl Nftables {
     /// Makes the table what `to` says where it is what `from` says. Packets are judged by `from`
     /// until one last transaction, by `to` from then on.
     pub fn transition(&mut self, from: &Ruleset, to: &Ruleset) -> Result<(), NftError> {
-        self.commit(&transaction::transition(from, to))
+        self.commit(transaction::transition(from, to))
     }
 
     /// Ends the conversation, at once: see [`Socket::close`].
@@ -75,16 +75,12 @@ impl Nftables {
         read_back::compare(self, intended)
     }
 
-    fn commit(&mut self, change: &Change) -> Result<(), NftError> {
-        let len = transaction::length(change);
+    fn commit(&mut self, change: Change) -> Result<(), NftError> {
+        let len = transaction::length(&change);
         let limit = self.socket.room_for(len).map_err(NftError::Send)?;
         if len <= limit {
-            let steps: Vec<_> = change
-                .prepare
-                .iter()
-                .chain(&change.switch)
-                .cloned()
-                .collect();
+            let mut steps = change.prepare;
+            steps.extend(change.switch);
             return self.send(&steps);
         }
         for steps in transaction::cut(&change.prepare, limit) {

@@ -126,7 +126,7 @@ fn step(subject: Subject, message: Message) -> Step {
 pub struct Batch<'a> {
     /// The octets.
     pub datagram: Vec<u8>,
-    /// The steps in it; the message of the first has sequence number [`Batch::first`].
+    /// The steps in it; their sequence numbers follow that of [`Batch::header`].
     pub steps: &'a [Step],
     /// The sequence number of the batch's first header, to which errors of the whole batch go.
     pub header: u32,
