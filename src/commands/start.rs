@@ -231,7 +231,8 @@ pub async fn answers(questions: Questions, config: &StartConfig) -> Result<Answe
     } = questions;
     let mut unresolved = Vec::new();
     for (name, answer) in resolve::resolve(&names, &upstreams, config.resolve_timeout).await {
-        match answer.map_err(NoAddress::from).and_then(admissible) {
+        let addresses = answer.map(|resolved| resolved.addresses);
+        match addresses.map_err(NoAddress::from).and_then(admissible) {
             Ok(addresses) => {
                 debug!("{name} is {addresses:?}");
                 answers.insert(name, addresses);
