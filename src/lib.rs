@@ -47,6 +47,7 @@ pub mod nft;
 pub mod policy;
 pub mod port;
 pub mod privileges;
+pub mod proxy;
 pub mod resolve;
 pub mod ruleset;
 pub mod sentinel;

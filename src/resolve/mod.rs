@@ -406,7 +406,7 @@ impl<'a> Resolver<'a> {
 }
 
 /// The name with its final dot.
-fn absolute(name: &str) -> Option<DnsName> {
+pub(crate) fn absolute(name: &str) -> Option<DnsName> {
     DnsName::from_ascii(format!("{}.", name.trim_end_matches('.'))).ok()
 }
 
