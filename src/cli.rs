@@ -116,12 +116,29 @@ pub struct StartArgs {
     /// Lock the network even where it is the host's (docker run --network host): all of the host's
     #[arg(long)]
     pub allow_host_network: bool,
+    /// The process above the command.
+    #[command(flatten)]
+    pub supervise: SuperviseArgs,
     /// The sentinel and the privileges of a command.
     #[command(flatten)]
     pub run: RunArgs,
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// Whether to stay above the command, and how.
+#[derive(Debug, Args)]
+pub struct SuperviseArgs {
+    /// Stay as PID 1 above the command: pass signals on, reap orphans [env: EGRESS_INIT_SUPERVISE=1]
+    #[arg(long)]
+    pub supervise: bool,
+    /// Who gets the signals: group (the command's process group) or child (the command alone) [env: EGRESS_INIT_FORWARD_TO] [default: group]
+    #[arg(long, value_name = "WHO")]
+    pub forward_to: Option<String>,
+    /// Time from SIGTERM to SIGKILL for processes that outlive the command [env: EGRESS_INIT_KILL_AFTER] [default: 3s]
+    #[arg(long, value_name = "DURATION")]
+    pub kill_after: Option<String>,
 }
 
 /// The sentinel, and what the command may keep.
@@ -188,7 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_yet_is_unknown() {
-        assert!(Cli::try_parse_from(["egress-init", "--supervise", "--", "x"]).is_err());
+    fn the_grace_period_is_said_as_it_is() {
+        let help = Cli::command().render_long_help().to_string();
+        let grace = crate::supervise::DEFAULT_KILL_AFTER.as_secs();
+        let said = format!("EGRESS_INIT_KILL_AFTER] [default: {grace}s]");
+        assert!(help.contains(&said), "{help}");
     }
 }

@@ -6,7 +6,7 @@
 use crate::{
     accounts::{AccountError, UserSpec},
     allowlist::{Source, SourceKind},
-    cli::{LogArgs, RunArgs, StartArgs},
+    cli::{LogArgs, RunArgs, StartArgs, SuperviseArgs},
     log,
     policy::{self, Element},
     privileges::{KeptCapability, PrivilegeError},
@@ -14,6 +14,7 @@ use crate::{
     sentinel,
     socket_filter::{Family, SocketFilterError},
     state_dir::StateDir,
+    supervise::{DEFAULT_KILL_AFTER, Options},
 };
 use std::{
     ffi::{OsStr, OsString},
@@ -33,22 +34,25 @@ pub const DEFAULT_ALLOWLIST: &str = "/etc/beacon-code/allowed_domains.txt";
 pub const FALLBACK_ENTRY: &str = "api.openai.com";
 const DEFAULT_RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is longer is a slip of the pen.
-const LONGEST_RESOLVE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+const LONGEST_TIME: Duration = Duration::from_secs(60 * 60);
 
 /// The variables of this program's prefix that mean something.
-const VARIABLES: [&str; 13] = [
+const VARIABLES: [&str; 16] = [
     "EGRESS_INIT_ALLOW",
     "EGRESS_INIT_ALLOWLIST",
     "EGRESS_INIT_CORRELATION_ID",
     "EGRESS_INIT_DNS",
     "EGRESS_INIT_DNS_UPSTREAM",
+    "EGRESS_INIT_FORWARD_TO",
     "EGRESS_INIT_INBOUND",
+    "EGRESS_INIT_KILL_AFTER",
     "EGRESS_INIT_LOG",
     "EGRESS_INIT_LOG_FORMAT",
     "EGRESS_INIT_ON_UNRESOLVED",
     "EGRESS_INIT_RESOLVE_TIMEOUT",
     "EGRESS_INIT_SENTINEL",
     "EGRESS_INIT_STATE_DIR",
+    "EGRESS_INIT_SUPERVISE",
     "EGRESS_INIT_USER",
 ];
 
@@ -143,6 +147,8 @@ pub struct StartConfig {
     pub on_unresolved: OnUnresolved,
     /// Connections to let in.
     pub inbound: Vec<Element>,
+    /// How to stay above the command, if at all.
+    pub supervise: Option<Options>,
     /// What the command may keep.
     pub run: RunConfig,
 }
@@ -205,6 +211,45 @@ pub fn sentinel(args: &RunArgs, environment: Environment) -> PathBuf {
         .unwrap_or_else(|| sentinel::DEFAULT_PATH.into())
 }
 
+/// Whether to stay above the command: known before anything can be wrong with the rest, because
+/// signals are blocked first.
+#[must_use]
+pub fn is_supervised(args: &SuperviseArgs, environment: Environment) -> bool {
+    let mut reader = Reader {
+        environment,
+        wrong: Vec::new(),
+    };
+    reader.supervise(args).is_some()
+}
+
+/// That a subcommand without a command is not to supervise one. The variables may be those of an
+/// image that has both.
+pub fn unsupervised(args: &SuperviseArgs) -> Result<(), InvalidSettings> {
+    let wrong: Vec<_> = given(args)
+        .into_iter()
+        .map(|name| Setting {
+            name,
+            problem: "there is no command here".into(),
+        })
+        .collect();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(InvalidSettings(wrong))
+}
+
+/// The options of supervising that are there.
+fn given(args: &SuperviseArgs) -> Vec<&'static str> {
+    [
+        ("--supervise", args.supervise),
+        ("--forward-to", args.forward_to.is_some()),
+        ("--kill-after", args.kill_after.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(name, given)| given.then_some(name))
+    .collect()
+}
+
 /// The configuration of the entrypoint, `apply` (with `default_dns` system) and `plan`.
 pub fn start(
     args: &StartArgs,
@@ -220,15 +265,9 @@ pub fn start(
         args.resolve_timeout.as_deref(),
         "--resolve-timeout",
         Some("EGRESS_INIT_RESOLVE_TIMEOUT"),
-        |text| match humantime::parse_duration(text) {
-            Ok(time) if time.is_zero() => Err(format!("`{text}` leaves no time")),
-            Ok(time) if time > LONGEST_RESOLVE_TIMEOUT => {
-                Err(format!("`{text}` is longer than an hour"))
-            }
-            Ok(time) => Ok(time),
-            Err(error) => Err(format!(
-                "`{text}` is no duration such as 10s or 500ms: {error}"
-            )),
+        |text| match duration(text)? {
+            time if time.is_zero() => Err(format!("`{text}` leaves no time")),
+            time => Ok(time),
         },
     );
     let on_unresolved = reader.one(
@@ -250,6 +289,7 @@ pub fn start(
         |text| policy::parse_inbound(text).map_err(|e| with_remedy(&e, e.remedy())),
     );
     let lists = reader.lists(args);
+    let supervise = reader.supervise(&args.supervise);
     let run = reader.run(&args.run, &STATE_DIR_VARIABLES);
     reader.finish(StartConfig {
         lists,
@@ -258,6 +298,7 @@ pub fn start(
         resolve_timeout: timeout.unwrap_or(DEFAULT_RESOLVE_TIMEOUT),
         on_unresolved: on_unresolved.unwrap_or(OnUnresolved::Fail),
         inbound: policy::disjoint(inbound.into_iter().flatten()),
+        supervise,
         run,
     })
 }
@@ -472,6 +513,46 @@ impl Reader<'_> {
         None
     }
 
+    fn supervise(&mut self, args: &SuperviseArgs) -> Option<Options> {
+        let option = args.supervise.then_some("1");
+        let name = "--supervise";
+        let stays = self.one(
+            option,
+            name,
+            Some("EGRESS_INIT_SUPERVISE"),
+            |text| match text.to_ascii_lowercase().as_str() {
+                "1" | "true" | "yes" | "on" => Ok(true),
+                "0" | "false" | "no" | "off" => Ok(false),
+                _ => Err(format!("`{text}` is neither 1 nor 0")),
+            },
+        );
+        let forward_to = self.one(
+            args.forward_to.as_deref(),
+            "--forward-to",
+            Some("EGRESS_INIT_FORWARD_TO"),
+            parse,
+        );
+        let kill_after = self.one(
+            args.kill_after.as_deref(),
+            "--kill-after",
+            Some("EGRESS_INIT_KILL_AFTER"),
+            duration,
+        );
+        if !stays.unwrap_or(false) {
+            self.wrong
+                .extend(given(args).into_iter().map(|name| Setting {
+                    name,
+                    problem: "means nothing without --supervise".into(),
+                }));
+            return None;
+        }
+        Some(Options {
+            forward_to: forward_to.unwrap_or_default(),
+            kill_after: kill_after.unwrap_or(DEFAULT_KILL_AFTER),
+            reload_on_hangup: false,
+        })
+    }
+
     fn run(&mut self, args: &RunArgs, state_dir_variables: &[&'static str]) -> RunConfig {
         RunConfig {
             state_dir: self.state_dir(args, state_dir_variables),
@@ -523,6 +604,16 @@ fn parse<T: FromStr<Err = &'static str>>(text: &str) -> Result<T, String> {
         .map_err(|problem| format!("`{text}` {problem}"))
 }
 
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time > LONGEST_TIME => Err(format!("`{text}` is longer than an hour")),
+        Ok(time) => Ok(time),
+        Err(error) => Err(format!(
+            "`{text}` is no duration such as 10s or 500ms: {error}"
+        )),
+    }
+}
+
 fn with_remedy(error: &dyn std::error::Error, remedy: Option<String>) -> String {
     match remedy {
         Some(remedy) => format!("{error}; {remedy}"),
@@ -535,7 +626,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::cli::Cli;
+    use crate::{cli::Cli, supervise::ForwardTo};
     use clap::Parser;
     use std::collections::HashMap;
 
@@ -662,6 +753,52 @@ mod tests {
             wrong[0].to_string(),
             "--dns: `proxy` is neither pinned nor system"
         );
+    }
+
+    #[test]
+    fn supervising_is_asked_for_by_option_or_variable() {
+        let stays = |options: &[&str], variables: &[(&str, &str)]| {
+            parsed(options, variables).unwrap().supervise
+        };
+        assert_eq!(stays(&[], &[]), None);
+        assert_eq!(stays(&[], &[("EGRESS_INIT_SUPERVISE", "0")]), None);
+        let default = Options {
+            forward_to: ForwardTo::Group,
+            kill_after: DEFAULT_KILL_AFTER,
+            reload_on_hangup: false,
+        };
+        assert_eq!(stays(&["--supervise"], &[]), Some(default));
+        assert_eq!(stays(&[], &[("EGRESS_INIT_SUPERVISE", "1")]), Some(default));
+        let variables = [
+            ("EGRESS_INIT_SUPERVISE", "true"),
+            ("EGRESS_INIT_FORWARD_TO", "group"),
+            ("EGRESS_INIT_KILL_AFTER", "0s"),
+        ];
+        let all = Options {
+            forward_to: ForwardTo::Child,
+            kill_after: Duration::ZERO,
+            ..default
+        };
+        assert_eq!(stays(&["--forward-to", "child"], &variables), Some(all));
+        // The variables of an image that is run without it.
+        assert_eq!(stays(&[], &variables[1..]), None);
+    }
+
+    #[test]
+    fn what_needs_supervising_says_so() {
+        for (options, variables, name) in [
+            (&["--kill-after", "1s"][..], &[][..], "--kill-after"),
+            (&["--forward-to", "child"], &[], "--forward-to"),
+            (
+                &[],
+                &[("EGRESS_INIT_SUPERVISE", "maybe")],
+                "EGRESS_INIT_SUPERVISE",
+            ),
+            (&["--supervise", "--kill-after", "2h"], &[], "--kill-after"),
+        ] {
+            let InvalidSettings(wrong) = parsed(options, variables).unwrap_err();
+            assert_eq!(wrong.first().map(|setting| setting.name), Some(name));
+        }
     }
 
     #[test]

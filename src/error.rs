@@ -22,6 +22,18 @@ use crate::{
 use std::{borrow::Cow, fmt, io, net::IpAddr, path::PathBuf};
 use thiserror::Error;
 
+/// An error and its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut report = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        report.push_str(": ");
+        report.push_str(&error.to_string());
+        source = error.source();
+    }
+    report
+}
+
 /// Why an allowed name has no address.
 #[derive(Debug, Error)]
 pub enum NoAddress {
@@ -209,14 +221,7 @@ impl Error {
     /// What failed, on what, and why.
     #[must_use]
     pub fn chain(&self) -> String {
-        let mut report = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(error) = source {
-            report.push_str(": ");
-            report.push_str(&error.to_string());
-            source = error.source();
-        }
-        report
+        chain(self)
     }
 
     /// The line for a person: the same, and what to do about it.

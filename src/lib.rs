@@ -10,6 +10,7 @@
 //! | policy → ruleset | [`ruleset`] | the table as plain data; prints as nft text |
 //! | ruleset → kernel | [`nft`] | one transaction, acknowledged and read back |
 //! | kernel → command | [`privileges`], [`sentinel`], [`launch`] | nothing kept, the proof published, exec |
+//! | command → exit code | [`supervise`] | with `--supervise`: signals passed on, orphans reaped |
 //!
 //! [`commands`] tells these steps as stories, one for each subcommand; [`cli`] and [`config`] say
 //! what the user wants; [`sys`] holds every line of `unsafe`.
@@ -56,4 +57,5 @@ pub mod signals;
 pub mod socket_filter;
 pub mod start_lock;
 pub mod state_dir;
+pub mod supervise;
 pub mod sys;

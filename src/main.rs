@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Ended(exit_code)) => ExitCode::from(exit_code),
         Ok(Outcome::NotVerified) => ExitCode::FAILURE,
         Err(error) => {
             let exit_code = error.exit_code();

@@ -27,6 +27,7 @@ pub fn apply(
         Dns::System,
         &path,
         |config| {
+            config::unsupervised(&args.supervise)?;
             if args.run.state_dir.is_some() {
                 prepare_state_dir(config)?;
             }

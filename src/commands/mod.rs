@@ -16,6 +16,7 @@ use crate::{
     log,
     policy::Decision,
     privileges::Privileges,
+    signals,
     socket_filter::Family,
     state_dir::{self, StateDir, StateLock},
 };
@@ -32,15 +33,20 @@ use tracing::{info, warn};
 pub enum Outcome {
     /// As it should.
     Done,
+    /// The command that was supervised ended, with this exit code.
+    Ended(u8),
     /// `check` did not verify, or `doctor` found what fails.
     NotVerified,
 }
 
 const ENVIRONMENT: Environment<'static> = &|name| std::env::var_os(name);
 
-/// The entrypoint: returns only where it failed.
+/// The entrypoint: returns where it failed, or with the exit code of a command that it supervised.
 pub fn run(args: &StartArgs, command: &[OsString]) -> Result<Outcome, Error> {
     let began = Instant::now();
+    if config::is_supervised(&args.supervise, ENVIRONMENT) {
+        signals::block_supervised().map_err(|error| Error::Process("block signals", error))?;
+    }
     start_logging(&args.log)?;
     warn_of_unknown_variables();
     run::run(args, ENVIRONMENT, command, began)

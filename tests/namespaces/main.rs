@@ -19,6 +19,8 @@ mod privileges;
 mod sentinel;
 mod start;
 mod state_dir;
+mod supervise;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
         host_network::cases(),
         logs::cases(),
         state_dir::cases(),
+        supervise::cases(),
+        terminal::cases(),
         plan::cases(),
     ]
     .concat();

@@ -53,6 +53,12 @@ pub enum Step {
     ForeignAbi,
     /// A datagram with this packet mark.
     Marked(SocketAddr, u32),
+    /// A signal to the parent of this process, by number.
+    SignalParent(i32),
+    /// To trace the parent of this process.
+    TraceParent,
+    /// To open a file below /proc of the parent of this process, to write it if so.
+    ParentFile(String, bool),
     /// What this process is: see [`Status`].
     Status,
 }
@@ -136,10 +142,23 @@ impl Step {
             Self::IoUring => return Err(sys::io_uring()),
             Self::ForeignAbi => sys::foreign_abi()?,
             Self::Marked(to, mark) => marked(*to, *mark)?,
+            Self::SignalParent(signal) => sys::signal(parent(), *signal)?,
+            Self::TraceParent => nix::sys::ptrace::attach(parent())?,
+            Self::ParentFile(name, write) => {
+                let path = format!("/proc/{}/{name}", parent());
+                fs::OpenOptions::new()
+                    .read(!write)
+                    .write(*write)
+                    .open(path)?;
+            }
             Self::Status => return Ok(serde_json::to_value(status()?)?),
         }
         Ok(serde_json::Value::Null)
     }
+}
+
+fn parent() -> nix::unistd::Pid {
+    nix::unistd::getppid()
 }
 
 fn describe(error: &io::Error) -> String {
