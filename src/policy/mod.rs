@@ -13,7 +13,8 @@ mod inbound;
 mod merge;
 mod refused;
 
-pub use answers::{Inadmissible, Origin, admissible};
+pub use crate::allowlist::Origin;
+pub use answers::{Inadmissible, admissible};
 pub use inbound::{InvalidInbound, parse_inbound};
 pub use merge::disjoint;
 
