@@ -34,7 +34,11 @@ pub async fn plan(
     let answers = start::answers(questions, &config).await?;
     let decision = policy::decide(&list, &answers, &config.inbound);
     start::report_warnings(&decision);
-    let dns = (config.dns == Dns::System).then_some(&nameservers);
+    let dns = if config.dns == Dns::System {
+        ruleset::Dns::Servers(&nameservers)
+    } else {
+        ruleset::Dns::Closed
+    };
     let ruleset = ruleset::enforced(&decision.policy, dns);
     let text = if json {
         let text =

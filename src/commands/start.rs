@@ -14,7 +14,7 @@ use crate::{
     nft::Nftables,
     policy::{self, Answers, Decision, Nameservers, Origin},
     resolve::{self, hosts},
-    ruleset::{self, Ruleset},
+    ruleset::{self, Ruleset, SocketOwner},
     sentinel::{self, Sentinel},
     signals::Signals,
     start_lock::StartLock,
@@ -158,13 +158,19 @@ impl Firewall {
         if stays_open {
             warn_of_open_dns(&self.nameservers, command)?;
         }
-        let mut uids = vec![nix::unistd::geteuid().as_raw(), 0];
-        uids.dedup();
-        self.change_to(ruleset::locked(Some((&self.nameservers, &uids))))
+        let mut owners = [nix::unistd::geteuid().as_raw(), 0]
+            .map(SocketOwner::user)
+            .to_vec();
+        owners.dedup();
+        self.change_to(ruleset::locked(Some((&self.nameservers, &owners))))
     }
 
     fn enforce(&mut self, config: &StartConfig, decision: &Decision) -> Result<(), Error> {
-        let dns = (config.dns == Dns::System).then_some(&self.nameservers);
+        let dns = if config.dns == Dns::System {
+            ruleset::Dns::Servers(&self.nameservers)
+        } else {
+            ruleset::Dns::Closed
+        };
         let enforced = ruleset::enforced(&decision.policy, dns);
         self.change_to(enforced)?;
         Ok(self.kernel.verify(&self.current)?)
