@@ -82,6 +82,15 @@ impl Lookup {
         (!services.is_empty()).then_some(Allowed { services, origin })
     }
 
+    /// The octets of `name` that stand in place of the `*` of the nearest wildcard above it: what
+    /// whoever asks can say to whoever runs the zone.
+    #[must_use]
+    pub fn octets_below(&self, name: &Name) -> usize {
+        let mut zones = name.zones();
+        let nearest = zones.find(|zone| self.zones.contains_key(*zone));
+        nearest.map_or(0, |zone| name.as_str().len() - zone.len() - 1)
+    }
+
     /// Whether `name` lies below a search domain. Resolvers try such names for a short one, and go
     /// on to the next only where they hear that it does not exist.
     #[must_use]
@@ -251,6 +260,20 @@ mod tests {
         ] {
             let expected = expected.map(|(services, origin)| (services.to_owned(), origin));
             assert_eq!(said(&lookup, name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_stands_for_the_asterisk_is_counted() {
+        let lookup = Lookup::new(&list("*.example.com *.deep.example.com api.other.org"), &[]);
+        for (name, octets) in [
+            ("abc.example.com", 3),
+            ("a.bc.example.com", 4),
+            ("xy.deep.example.com", 2),
+            ("example.com", 0),
+            ("api.other.org", 0),
+        ] {
+            assert_eq!(lookup.octets_below(&name.parse().unwrap()), octets, "{name}");
         }
     }
 

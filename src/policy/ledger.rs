@@ -49,10 +49,42 @@ pub const PER_ADDRESS: usize = 64;
 /// Longer than a change takes to reach the kernel: until then an element may outlive its loan.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// How long an answer with this TTL counts.
+/// How long an answer with this TTL counts, where nothing else is asked for.
 #[must_use]
 pub fn lifetime(ttl: Duration) -> Duration {
-    ttl.clamp(FLOOR, CEILING) + GRACE
+    Lifetimes::default().of(ttl)
+}
+
+/// How long answers count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// The shortest TTL that is believed: [`FLOOR`] unless the user says otherwise.
+    pub floor: Duration,
+    /// What is added to every TTL: [`GRACE`] unless the user says otherwise.
+    pub grace: Duration,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self {
+            floor: FLOOR,
+            grace: GRACE,
+        }
+    }
+}
+
+impl Lifetimes {
+    /// Of the addresses of an answer with this TTL.
+    #[must_use]
+    pub fn of(self, ttl: Duration) -> Duration {
+        self.until_refresh(ttl) + self.grace
+    }
+
+    /// Until the name is to be asked for again.
+    #[must_use]
+    pub fn until_refresh(self, ttl: Duration) -> Duration {
+        ttl.clamp(self.floor, CEILING)
+    }
 }
 
 /// An element that ends.
@@ -138,6 +170,7 @@ pub struct Ledger {
     none_over_before: Option<Instant>,
     /// The addresses of refused names, the newest first.
     refused: BTreeMap<Name, Vec<IpAddr>>,
+    grace: Duration,
 }
 
 impl Ledger {
@@ -167,7 +200,14 @@ impl Ledger {
             below_wildcards: 0,
             none_over_before: None,
             refused: BTreeMap::new(),
+            grace: GRACE,
         }
+    }
+
+    /// The same, told that addresses have another grace than [`GRACE`].
+    #[must_use]
+    pub fn with_grace(self, grace: Duration) -> Self {
+        Self { grace, ..self }
     }
 
     /// What the list says of names.
@@ -186,7 +226,7 @@ impl Ledger {
     /// Takes an answer for an allowed name: its addresses may be reached until then.
     ///
     /// Nothing is taken away early: an address that was in the last answer and is not in this one
-    /// lives to its end. An address that lives nearly as long already, to within half of [`GRACE`],
+    /// lives to its end. An address that lives nearly as long already, to within half of the grace,
     /// is left as it is.
     pub fn answer(
         &mut self,
@@ -203,7 +243,7 @@ impl Ledger {
             .copied()
             .filter(|&address| {
                 let loan = loans.iter().find(|loan| loan.address == address);
-                loan.is_none_or(|loan| !loan.is_live(now) || until > loan.until + GRACE / 2)
+                loan.is_none_or(|loan| !loan.is_live(now) || until > loan.until + self.grace / 2)
             })
             .collect();
         let evicted = crowded_out(loans, &wanted);
@@ -331,7 +371,7 @@ impl Ledger {
         inbound: &[Element],
         now: Instant,
     ) -> Self {
-        let mut next = Self::new(list, search, inbound);
+        let mut next = Self::new(list, search, inbound).with_grace(self.grace);
         for (name, loans) in self.loans {
             let kept = loans
                 .iter()

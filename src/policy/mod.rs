@@ -18,7 +18,7 @@ mod refused;
 pub use crate::allowlist::Origin;
 pub use answers::{Inadmissible, admissible};
 pub use inbound::{InvalidInbound, parse_inbound};
-pub use ledger::{Change, Ledger, Outcome, Refusal, Timed};
+pub use ledger::{Change, Ledger, Lifetimes, Outcome, Refusal, Timed};
 pub use merge::disjoint;
 
 use crate::allowlist::{Allowlist, Name, Services, Target};
