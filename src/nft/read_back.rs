@@ -7,6 +7,7 @@ use super::{NftError, Nftables};
 use crate::{
     ruleset::{
         Chain, Elements, Ruleset, Set,
+        build::is_filled_once,
         bytecode::{self, Expr},
         set::RawElement,
     },
@@ -108,7 +109,7 @@ fn compare_elements(kernel: &mut Nftables, set: &Set) -> Result<(), NftError> {
     let mut intended: Vec<RawElement> = set.raw_elements().collect();
     intended.sort_unstable();
     let mut patience = PATIENCE;
-    while !is_intended(&held(kernel, set)?, &intended, set.is_timed()) {
+    while !is_intended(&held(kernel, set)?, &intended, set) {
         patience -= 1;
         same(&format!("what set {} holds", set.name), patience > 0)?;
         thread::sleep(PAUSE);
@@ -118,8 +119,8 @@ fn compare_elements(kernel: &mut Nftables, set: &Set) -> Result<(), NftError> {
 
 /// Both sorted. Elements that end must be there unless they end soon, must not live longer than
 /// intended, and others may be there only if they end soon.
-fn is_intended(held: &[RawElement], intended: &[RawElement], timed: bool) -> bool {
-    if !timed {
+fn is_intended(held: &[RawElement], intended: &[RawElement], set: &Set) -> bool {
+    if !set.is_timed() {
         return held == intended;
     }
     let find = |among: &[RawElement], element: &RawElement| {
@@ -134,7 +135,8 @@ fn is_intended(held: &[RawElement], intended: &[RawElement], timed: bool) -> boo
         let longest = find(intended, element).unwrap_or_default() + SOON;
         element.life.is_some_and(|life| life <= longest)
     };
-    intended.iter().all(is_there) && held.iter().all(may_be_there)
+    let whole = is_filled_once(set.name) || intended.iter().all(is_there);
+    whole && held.iter().all(may_be_there)
 }
 
 /// What may pass between an element's being intended and its being read.

@@ -740,6 +740,12 @@ pub fn deny_set(element: &Element) -> (&'static str, Key) {
     (name, Key::ServiceRange(family))
 }
 
+/// Whether a set is filled when a list takes effect and not again: it may lack what came since.
+#[must_use]
+pub fn is_filled_once(set: &str) -> bool {
+    PAST.iter().any(|(_, name)| *name == set)
+}
+
 /// Which of four an element belongs to.
 fn of_sets(sets: ServiceSets, element: &Element) -> (&'static str, Key) {
     let [(_, v4), (_, v4_ranges), (_, v6), (_, v6_ranges)] = sets;

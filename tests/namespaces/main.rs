@@ -12,6 +12,7 @@ mod flows;
 mod ground;
 mod health;
 mod host_network;
+mod live_sets;
 mod logs;
 mod names;
 mod plan;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         doctor::cases(),
         health::cases(),
         host_network::cases(),
+        live_sets::cases(),
         logs::cases(),
         state_dir::cases(),
         supervise::cases(),

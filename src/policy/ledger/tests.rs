@@ -316,7 +316,7 @@ fn a_name_has_room_for_so_many_addresses() {
     let address = |index: usize| IpAddr::from([198, 51, 100, u8::try_from(index).unwrap()]);
     let mut kernel = Kernel::default();
     for index in 0..PER_NAME {
-        let until = now + (100 + index as u32) * SECOND;
+        let until = now + SECOND * u32::try_from(100 + index).unwrap();
         let outcome = ledger.answer(&name("a.com"), &[address(index)], until, now);
         kernel.commit(&outcome.changes, now);
     }
