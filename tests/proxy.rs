@@ -220,7 +220,7 @@ impl Stage<'_> {
     async fn exchange(&self, octets: &[u8]) -> Option<Vec<u8>> {
         let socket = self.client().await;
         socket.send(octets).await.unwrap();
-        let mut buffer = [0; 65535];
+        let mut buffer = vec![0; 65535];
         let within = if octets.len() < 12 || octets[2] & 0x80 != 0 || octets.len() > 1232 {
             Duration::from_millis(300)
         } else {
@@ -269,7 +269,7 @@ impl Tcp {
 
     /// The next response; nothing where the connection was closed.
     async fn receive(&mut self) -> Option<Message> {
-        let mut buffer = [0; 65535];
+        let mut buffer = vec![0; 65535];
         loop {
             if let Some((length, rest)) = self.input.split_first_chunk()
                 && let Some(message) = rest.get(..usize::from(u16::from_be_bytes(*length)))
@@ -1009,7 +1009,8 @@ fn malformed_queries() {
         let mut later = query(NAME, RecordType::A);
         later.edns.as_mut().unwrap().set_version(3);
         let response = stage.send(&later).await;
-        assert_eq!(response.response_code, ResponseCode::BADVERS);
+        // 16 is BADVERS here and BADSIG in a signature; the codec knows it as the latter.
+        assert_eq!(u16::from(response.response_code), 16);
         assert_eq!(response.edns.unwrap().version(), 0);
         assert_eq!(stage.asked(), []);
         let counters = stage.proxy.counters();
@@ -1195,7 +1196,7 @@ fn after_a_reload_nothing_is_left_of_the_old_list() {
 
 #[test]
 fn a_name_that_is_revoked_while_it_is_looked_up() {
-    let zone = zone().delay(Duration::from_millis(500));
+    let zone = zone().delay(Duration::from_millis(400));
     Setup::new(zone, List::exact(&[NAME])).run(async |stage| {
         let revoke = async {
             sleep(Duration::from_millis(200)).await;
