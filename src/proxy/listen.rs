@@ -132,7 +132,7 @@ impl Batch {
                     continue;
                 };
                 let whole = !message.flags.contains(MsgFlags::MSG_TRUNC);
-                let octets = message.iovs().next().filter(|_| whole);
+                let octets = whole.then(|| message.iovs().next().unwrap_or_default());
                 take(octets, source);
             }
             Ok(())

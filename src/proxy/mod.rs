@@ -247,10 +247,9 @@ impl<'a, G: Gate> Proxy<'a, G> {
         let mut batch = Batch::new(request::LONGEST);
         let mut outgoing = Vec::<Outgoing>::new();
         loop {
-            let now = Instant::now();
             let take = |octets: Option<&[u8]>, source: SockaddrStorage| {
                 let response = match octets {
-                    Some(octets) => self.respond_udp(octets, socket, &source, now),
+                    Some(octets) => self.respond_udp(octets, socket, &source),
                     None => {
                         self.count(|c| (c.queries, c.oversized) = (c.queries + 1, c.oversized + 1));
                         None
@@ -275,9 +274,8 @@ impl<'a, G: Gate> Proxy<'a, G> {
         octets: &[u8],
         socket: &UdpSocket,
         source: &SockaddrStorage,
-        now: Instant,
     ) -> Option<Vec<u8>> {
-        if let Some(response) = self.repeats.borrow_mut().get(octets, now) {
+        if let Some(response) = self.repeats.borrow_mut().get(octets, Instant::now()) {
             self.count(|c| (c.queries, c.cached) = (c.queries + 1, c.cached + 1));
             return Some(response);
         }
