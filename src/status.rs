@@ -67,10 +67,14 @@ pub struct AddressStatus {
 /// What happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
-    /// New flows that the list let out or in.
-    pub accepted: Traffic,
-    /// Packets that were refused.
+    /// First packets of flows that the list let out.
+    pub let_out: Traffic,
+    /// The same of what `--inbound` let in.
+    pub let_in: Traffic,
+    /// Packets refused on the way out.
     pub refused: Traffic,
+    /// Packets dropped on the way in.
+    pub uninvited: Traffic,
     /// Queries.
     pub dns: DnsCounters,
 }
@@ -117,8 +121,11 @@ impl fmt::Display for Status {
         }
         writeln!(
             f,
-            "packets   {} accepted, {} refused",
-            counters.accepted.packets, counters.refused.packets
+            "flows     {} let out, {} let in; packets: {} refused, {} dropped on the way in",
+            counters.let_out.packets,
+            counters.let_in.packets,
+            counters.refused.packets,
+            counters.uninvited.packets
         )?;
         let dns = counters.dns;
         writeln!(

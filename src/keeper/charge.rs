@@ -108,6 +108,7 @@ pub struct Charge {
     mode: &'static str,
     generation: u64,
     since: SystemTime,
+    mark: u32,
     reload_error: Option<String>,
     fault: Option<NftError>,
     broken: Rc<Notify>,
@@ -121,6 +122,8 @@ pub struct Found {
     pub reading: Reading,
     /// For how long each answer of DNS counts, from now on.
     pub ttls: BTreeMap<Name, Duration>,
+    /// The mark of the flows that are let out.
+    pub mark: u32,
 }
 
 impl Charge {
@@ -151,6 +154,7 @@ impl Charge {
             mode,
             generation: 1,
             since: SystemTime::now(),
+            mark: found.mark,
             reload_error: None,
             fault: None,
             broken: Rc::default(),
@@ -343,12 +347,16 @@ impl Charge {
         let to = self.terms.table(&ledger);
         self.kernel
             .reload(&from, &to)
-            .and_then(|()| self.kernel.verify(&to))
             .inspect_err(|error| self.reload_error = Some(error.to_string()))?;
+        if let Err(error) = self.kernel.verify(&to) {
+            self.fault = Some(error);
+            self.broken.notify_one();
+        }
         self.ledger = ledger;
+        self.mark = to.mark().unwrap_or_default();
         self.digest = reading.digest;
         self.hosts = reading.hosts;
-        let names: HashSet<Name> = reading.list.names().collect();
+        let names: HashSet<Name> = reading.list.names().into_iter().collect();
         self.schedule.retain(|name| names.contains(name));
         self.errors.retain(|name, _| names.contains(name));
         let count = names.len();
@@ -430,7 +438,7 @@ impl Charge {
             policy: PolicyStatus {
                 generation: self.generation,
                 since: humantime::format_rfc3339_seconds(self.since).to_string(),
-                mark: format!("0x{:08x}", ruleset::mark_of(&self.ledger.generation())),
+                mark: format!("0x{:08x}", self.mark),
             },
             reload_error: self.reload_error.clone(),
             names,

@@ -15,54 +15,40 @@
 //! and the words about them.
 
 mod charge;
+mod outside;
 mod schedule;
 pub mod status_socket;
 mod watch;
 
-pub use charge::{Charge, Terms};
+pub use charge::{Charge, Found, Reading, Terms};
+pub use outside::{Outside, Signals, Wish};
+pub use status_socket::NoStatus;
 
 use crate::{
     allowlist::Name,
     config::Lists,
     error::Error,
-    nft::NftError,
     proxy::{Limits, Listeners, Proxy},
     resolve::{Answer, nameservers::Upstreams},
-    status::{Counters, DnsCounters, Status},
+    status::{DnsCounters, Status},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use std::{
     cell::RefCell,
     convert::Infallible,
-    future::{self, Future},
-    io,
+    future,
     path::PathBuf,
     time::{Duration, Instant},
 };
 use status_socket::StatusSocket;
 use tokio::sync::Notify;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 use watch::ListWatch;
 
 /// Names that are refreshed at once.
 const REFRESHES: usize = 64;
 /// How often the ledger forgets what was over long ago.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
-
-/// What the keeper is told from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// Read the lists again.
-    Reload,
-    /// End with this exit code.
-    End(u8),
-}
-
-/// Who tells it: the supervisor of a command, or the signals of a process without one.
-pub trait Outside {
-    /// The next wish. Dropping the future loses nothing.
-    fn wish(&mut self) -> impl Future<Output = io::Result<Wish>>;
-}
 
 /// What a start hands over to a keeper.
 pub struct Handover {
@@ -122,6 +108,7 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
             never = proxy.serve() => never,
         }
     });
+    let broken = charge.borrow().broken();
     loop {
         tokio::select! {
             biased;
@@ -133,8 +120,13 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
                 Ok(()) => keeper.reload(false).await?,
                 Err(error) => return Err(Error::Process("watch the list files", error)),
             },
+            () = broken.notified() => {
+                return Err(match charge.borrow_mut().take_fault() {
+                    Some(fault) => fault.into(),
+                    None => continue,
+                });
+            }
             never = &mut parts => match never {},
-            fault = keeper.fault() => return Err(fault.into()),
         }
     }
 }
@@ -216,10 +208,11 @@ impl Keeper<'_> {
         };
         // What is to be refused inside a network has to be known before the network is opened.
         let mut refused = Vec::new();
-        for name in next.refused_anew() {
-            refused.push(self.ask(name));
+        let anew = self.charge.borrow().refused_anew(&next);
+        let mut asking: FuturesUnordered<_> = anew.into_iter().map(|name| self.ask(name)).collect();
+        while let Some(answer) = asking.next().await {
+            refused.push(answer);
         }
-        let refused = futures_util::future::join_all(refused).await;
         let mut charge = self.charge.borrow_mut();
         match charge.reload(next, refused) {
             Ok(()) => {
@@ -232,13 +225,6 @@ impl Keeper<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Resolves when the table cannot be kept any longer.
-    async fn fault(&self) -> NftError {
-        let fault = self.charge.borrow().fault();
-        fault.wait().await;
-        self.charge.borrow_mut().take_fault()
     }
 
     fn status(&self) -> Status {

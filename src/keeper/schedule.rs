@@ -72,6 +72,11 @@ impl Schedule {
         self.queue.retain(|(_, name)| keep(name));
     }
 
+    /// The names.
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        self.names.keys()
+    }
+
     /// When the next name is due; it may be the time to ask for some that are due a little later.
     #[must_use]
     pub fn next(&self) -> Option<Instant> {

@@ -318,6 +318,20 @@ impl Ledger {
         })
     }
 
+    /// The addresses of one name that may be reached.
+    #[must_use]
+    pub fn leases_of(&self, name: &Name, now: Instant) -> Vec<IpAddr> {
+        let loans = self.loans.get(name).into_iter().flatten();
+        let live = loans.filter(|loan| loan.is_live(now));
+        live.map(|loan| loan.address).collect()
+    }
+
+    /// Whether addresses of a refused name are known.
+    #[must_use]
+    pub fn knows_refused(&self, name: &Name) -> bool {
+        self.refused.contains_key(name)
+    }
+
     /// How much may be reached.
     #[must_use]
     pub fn counts(&self, now: Instant) -> Counts {
@@ -364,32 +378,31 @@ impl Ledger {
 
     /// The ledger of another list, with what that list still allows.
     #[must_use]
-    pub fn reload(
-        self,
+    pub fn reloaded(
+        &self,
         list: &Allowlist,
         search: &[String],
         inbound: &[Element],
         now: Instant,
     ) -> Self {
         let mut next = Self::new(list, search, inbound).with_grace(self.grace);
-        for (name, loans) in self.loans {
+        for (name, loans) in &self.loans {
             let kept = loans
                 .iter()
                 .filter(|loan| loan.remembered_until() > now)
-                .filter(|loan| next.admit(&name, loan.address).is_ok())
+                .filter(|loan| next.admit(name, loan.address).is_ok())
                 .copied()
                 .collect::<Vec<_>>();
             for loan in kept {
-                if next.room_for(&name, now) > 0 {
-                    next.lend(&name, loan);
+                if next.room_for(name, now) > 0 {
+                    next.lend(name, loan);
                 }
             }
         }
-        let refusals = &next.refusals;
-        next.refused = self
-            .refused
-            .into_iter()
-            .filter(|(name, _)| refusals.contains_key(name))
+        let kept = self.refused.iter();
+        next.refused = kept
+            .filter(|(name, _)| next.refusals.contains_key(*name))
+            .map(|(name, addresses)| (name.clone(), addresses.clone()))
             .collect();
         next
     }

@@ -17,6 +17,7 @@ use super::{
     PrivilegeError, Privileges, Status, check_permitted, expect, expect_sets, list,
     reduce_bounding_to, set,
 };
+use crate::accounts::Identity;
 use crate::sys::process;
 use caps::{CapSet, Capability, CapsHashSet};
 use std::fs;
@@ -28,6 +29,11 @@ use std::fs;
 /// process, while it keeps the files and the signals of its effective uid. The first is no account's
 /// anywhere, the second is within the 65,536 ids of a usual user namespace.
 const UIDS: [u32; 2] = [0x6567_7201, 65_533];
+/// Its group where it is told from the command by that, the first that the user namespace maps. The
+/// kernel keeps the group with every socket, whoever uses it later, so the rules can let through
+/// what the process above opened and nobody else: no command has the group, and taking it takes
+/// `CAP_SETGID`.
+const GIDS: [u32; 2] = [0x6567_7201, 65_533];
 
 /// What the process above the command keeps, as a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +92,42 @@ impl Keeper {
             shares_uid: uid == own,
             shares_bounding: !command.keep_caps.is_empty(),
         }
+    }
+
+    /// The plan for a process that has no command below it.
+    pub fn alone(capabilities: &[Capability], gid: Option<u32>) -> Self {
+        Self {
+            capabilities: capabilities.iter().copied().collect(),
+            gid,
+            uid: None,
+            shares_uid: false,
+            shares_bounding: false,
+        }
+    }
+
+    /// A group that the command does not have, where the user namespace has one.
+    #[must_use]
+    pub fn free_group(command: Option<&Identity>) -> Option<u32> {
+        let map = fs::read_to_string("/proc/self/gid_map").unwrap_or_default();
+        let has = |gid: u32| {
+            command.is_some_and(|command| command.gid == gid || command.groups.contains(&gid))
+        };
+        GIDS.into_iter().find(|&gid| maps(&map, gid) && !has(gid))
+    }
+
+    /// The same, where this process can take it.
+    pub fn own_group(command: Option<&Identity>) -> Result<Option<u32>, PrivilegeError> {
+        let may = Status::read()?.permitted & Capability::CAP_SETGID.bitmask() != 0;
+        Ok(Self::free_group(command).filter(|_| may))
+    }
+
+    /// Takes the group at once, for sockets that are opened before [`Self::step_down`].
+    pub fn take_group(gid: u32) -> Result<(), PrivilegeError> {
+        process::set_gid(gid).map_err(|source| PrivilegeError::OwnId {
+            what: "group",
+            id: gid,
+            source,
+        })
     }
 
     /// Whether this process has what the plan takes, without changing anything (I5).
@@ -202,7 +244,6 @@ fn maps(map: &str, id: u32) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
-    use crate::accounts::Identity;
     use crate::socket_filter::Family;
 
     const ALL: &str = "         0          0 4294967295\n";

@@ -10,6 +10,7 @@
 //! | a listed name | from the cache or from the nameservers, filtered |
 //! | any other name | REFUSED, or NXDOMAIN below a search domain, with extended error 15 |
 //! | `localhost`, and below it | the loopback addresses |
+//! | a listed name that /etc/hosts has | what it has |
 //! | PTR of an address that is in the sets | the name that brought it in |
 //! | ANY | HINFO (RFC 8482) |
 //! | zone transfers, RRSIG and SIG, other meta types, other classes | REFUSED |
@@ -118,6 +119,9 @@ pub trait Gate {
         addresses: &[IpAddr],
         ttl: Duration,
     ) -> Result<Vec<IpAddr>, NotAdmitted>;
+
+    /// What the operator has in /etc/hosts for a name: it is asked of nobody.
+    fn known(&self, name: &Name) -> Option<&[IpAddr]>;
 
     /// The name that brought in an address which is still in the sets.
     fn name_of(&self, address: IpAddr) -> Option<Name>;
@@ -380,6 +384,16 @@ impl<'a, G: Gate> Proxy<'a, G> {
         }
         if kind == RecordType::ANY {
             return local(reply::any(question.name()));
+        }
+        let known = self.gate.borrow().known(&name).map(<[IpAddr]>::to_vec);
+        if let Some(known) = known {
+            return match self.gate.borrow_mut().admit(&name, &known, reply::LOCAL_TTL) {
+                Ok(known) => local(reply::known(question.name(), kind, &known)),
+                Err(NotAdmitted) => {
+                    self.count(|c| c.failed += 1);
+                    Step::Answer(Reply::error(ResponseCode::ServFail, Extended::Other))
+                }
+            };
         }
         let key = (name, kind);
         self.from_cache(&key, now)

@@ -125,6 +125,19 @@ pub(super) fn localhost(name: &DnsName, kind: RecordType) -> Reply {
     Reply::of(data.into_iter().map(|data| local(name, data)).collect())
 }
 
+/// What the operator has for a name.
+pub(super) fn known(name: &DnsName, kind: RecordType, addresses: &[IpAddr]) -> Reply {
+    let records = addresses.iter().filter_map(|address| {
+        let data = match (kind, address) {
+            (RecordType::A, IpAddr::V4(address)) => RData::A(A(*address)),
+            (RecordType::AAAA, IpAddr::V6(address)) => RData::AAAA(AAAA(*address)),
+            _ => return None,
+        };
+        Some(local(name, data))
+    });
+    Reply::of(records.collect())
+}
+
 /// The name of an address.
 pub(super) fn pointer(name: &DnsName, target: DnsName) -> Reply {
     Reply::of(vec![local(name, RData::PTR(PTR(target)))])
@@ -136,9 +149,11 @@ pub(super) fn any(name: &DnsName) -> Reply {
     Reply::of(vec![local(name, RData::HINFO(data))])
 }
 
+/// For how long what is said without asking anybody counts.
+pub(super) const LOCAL_TTL: Duration = Duration::from_secs(60);
+
 fn local(name: &DnsName, data: RData) -> Record {
-    const TTL: u32 = 60;
-    Record::from_rdata(name.clone(), TTL, data)
+    Record::from_rdata(name.clone(), LOCAL_TTL.as_secs() as u32, data)
 }
 
 /// Every address that the records would bring to the client.

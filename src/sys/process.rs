@@ -263,11 +263,15 @@ fn check(result: impl Into<i64>) -> io::Result<()> {
     Ok(())
 }
 
-/// Registers a signal descriptor with the runtime of the calling thread.
-pub fn watch(signals: SignalFd) -> io::Result<AsyncFd<SignalFd>> {
-    // SAFETY: a SignalFd owns its one descriptor, always returns it, and keeps it open until it is
-    // dropped with the AsyncFd.
-    unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) }.map_err(Into::into)
+/// Owns one descriptor, always returns it, and keeps it open until it is dropped.
+pub trait Owner: AsRawFd {}
+impl Owner for SignalFd {}
+impl Owner for OwnedFd {}
+
+/// Registers a descriptor that is to be read with the runtime of the calling thread.
+pub fn watch<T: Owner>(owner: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: what `Owner` says, until it is dropped with the AsyncFd.
+    unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) }.map_err(Into::into)
 }
 
 #[cfg(test)]
