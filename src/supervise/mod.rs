@@ -241,15 +241,15 @@ impl Supervised {
                 self.events.push_back(Event::Reload);
                 return;
             }
-            // A shell brought the job back: the terminal is the command's again, before it goes on.
-            libc::SIGCONT => {
-                if let Some(terminal) = &self.terminal {
-                    terminal.hand_over();
-                }
-            }
             _ => {}
         }
         if matches!(self.phase, Phase::Running) {
+            // A shell brought the job back, or the terminal sends this for a key: the foreground is
+            // the command's again.
+            let by_terminal = info.ssi_code == libc::SI_KERNEL || signal == libc::SIGCONT;
+            if let Some(terminal) = self.terminal.as_ref().filter(|_| by_terminal) {
+                terminal.hand_over();
+            }
             self.pass_on(signal);
         } else {
             self.remains.signal(signal);
@@ -310,18 +310,19 @@ impl Supervised {
             return;
         };
         debug!("signal {signal} stopped the command");
+        let wanted_terminal = matches!(signal, libc::SIGTTIN | libc::SIGTTOU);
+        // Shells say nothing when they bring a running job to the foreground.
+        if wanted_terminal && terminal.hand_over() {
+            self.pass_on(libc::SIGCONT);
+            return;
+        }
         if terminal::stop_own_group(signal) {
             // SIGCONT has arrived by now and is read as any other.
             return;
         }
-        let goes_on = match signal {
-            libc::SIGTSTP => true,
-            // It wanted the terminal, which whoever has it will not give back.
-            libc::SIGTTIN | libc::SIGTTOU => terminal.give(),
-            // SIGSTOP: somebody wants just that, and knows SIGCONT.
-            _ => false,
-        };
-        if goes_on {
+        // Whoever has the terminal that it wanted will not give it back. SIGSTOP is left alone:
+        // somebody wants just that, and knows SIGCONT.
+        if signal == libc::SIGTSTP || wanted_terminal && terminal.give() {
             self.pass_on(libc::SIGCONT);
         }
     }
