@@ -13,7 +13,11 @@
 //! | `remains` | what outlives the command |
 //!
 //! If this process dies, the command dies with it: as PID 1 the kernel ends the whole namespace,
-//! else the parent-death signal ends the command. The rules stay in both cases.
+//! else the parent-death signal ends the command, though not what the command has started (it is no
+//! process's to pass on; prctl(2)). The rules stay in every case.
+//!
+//! A command that ignores SIGTERM is not this process's business: whoever sent that has SIGKILL too,
+//! as `docker stop` does.
 //!
 //! [`Supervised::next`] is one future of an event loop. It does a bounded amount of work between two
 //! awaits and may be dropped at any of them, so that nothing else in the loop starves however many

@@ -147,10 +147,12 @@ impl Step {
             Self::TraceParent => sys::trace(parent())?,
             Self::ParentFile(name, write) => {
                 let path = format!("/proc/{}/{name}", parent());
-                fs::OpenOptions::new()
-                    .read(!write)
-                    .write(*write)
-                    .open(path)?;
+                let mut options = fs::OpenOptions::new();
+                let mut file = options.read(!write).write(*write).open(path)?;
+                if !write {
+                    // Some check only now.
+                    file.read_exact(&mut [0])?;
+                }
             }
             Self::Status => return Ok(serde_json::to_value(status()?)?),
         }
