@@ -635,8 +635,8 @@ fn the_command_cannot_signal_trace_or_open_it() {
     let _world = world();
     // All but SIGCONT, which everyone may send within a session (kill(2)); here it is only passed
     // back on to the command. In a user namespace of one uid there is none to hide behind.
-    let signals = if has_second_uid() { 1..=64 } else { 0..=-1 };
-    let mut steps: Vec<Step> = signals
+    let last = if has_second_uid() { 64 } else { 0 };
+    let mut steps: Vec<Step> = (1..=last)
         .filter(|signal| *signal != libc::SIGCONT)
         .map(Step::SignalParent)
         .collect();
