@@ -13,7 +13,11 @@
 //! | `remains` | what outlives the command |
 //!
 //! If this process dies, the command dies with it: as PID 1 the kernel ends the whole namespace,
-//! else the parent-death signal ends the command. The rules stay in both cases.
+//! else the parent-death signal ends the command, though not what the command has started (it is no
+//! process's to pass on; prctl(2)). The rules stay in every case.
+//!
+//! A command that ignores SIGTERM is not this process's business: whoever sent that has SIGKILL too,
+//! as `docker stop` does.
 //!
 //! [`Supervised::next`] is one future of an event loop. It does a bounded amount of work between two
 //! awaits and may be dropped at any of them, so that nothing else in the loop starves however many
@@ -241,15 +245,15 @@ impl Supervised {
                 self.events.push_back(Event::Reload);
                 return;
             }
-            // A shell brought the job back: the terminal is the command's again, before it goes on.
-            libc::SIGCONT => {
-                if let Some(terminal) = &self.terminal {
-                    terminal.hand_over();
-                }
-            }
             _ => {}
         }
         if matches!(self.phase, Phase::Running) {
+            // A shell brought the job back, or the terminal sends this for a key: the foreground is
+            // the command's again.
+            let by_terminal = info.ssi_code == libc::SI_KERNEL || signal == libc::SIGCONT;
+            if let Some(terminal) = self.terminal.as_ref().filter(|_| by_terminal) {
+                terminal.hand_over();
+            }
             self.pass_on(signal);
         } else {
             self.remains.signal(signal);
@@ -310,18 +314,19 @@ impl Supervised {
             return;
         };
         debug!("signal {signal} stopped the command");
+        let wanted_terminal = matches!(signal, libc::SIGTTIN | libc::SIGTTOU);
+        // Shells say nothing when they bring a running job to the foreground.
+        if wanted_terminal && terminal.hand_over() {
+            self.pass_on(libc::SIGCONT);
+            return;
+        }
         if terminal::stop_own_group(signal) {
             // SIGCONT has arrived by now and is read as any other.
             return;
         }
-        let goes_on = match signal {
-            libc::SIGTSTP => true,
-            // It wanted the terminal, which whoever has it will not give back.
-            libc::SIGTTIN | libc::SIGTTOU => terminal.give(),
-            // SIGSTOP: somebody wants just that, and knows SIGCONT.
-            _ => false,
-        };
-        if goes_on {
+        // Whoever has the terminal that it wanted will not give it back. SIGSTOP is left alone:
+        // somebody wants just that, and knows SIGCONT.
+        if signal == libc::SIGTSTP || wanted_terminal && terminal.give() {
             self.pass_on(libc::SIGCONT);
         }
     }

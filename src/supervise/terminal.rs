@@ -37,11 +37,9 @@ impl Terminal {
         })
     }
 
-    /// Puts the command in the foreground, if this process is there.
-    pub fn hand_over(&self) {
-        if tcgetpgrp(&self.descriptor) == Ok(self.own) {
-            self.give();
-        }
+    /// Puts the command in the foreground, if this process is there; returns whether it did.
+    pub fn hand_over(&self) -> bool {
+        tcgetpgrp(&self.descriptor) == Ok(self.own) && self.give()
     }
 
     /// Puts the command in the foreground, and returns whether it is there. SIGTTOU, which the
@@ -83,11 +81,11 @@ pub fn stop_own_group(signal: i32) -> bool {
     let mut set = SigSet::empty();
     set.add(signal);
     // Dispositions are the default ones. The signal is taken before kill(2) returns.
-    let sent = set
+    let taken = set
         .thread_unblock()
         .and_then(|()| nix::sys::signal::kill(Pid::from_raw(0), signal));
     let blocked = set.thread_block();
     // A stop signal discards SIGCONT, so one that waits now came after it.
     let was_stopped = process::is_pending(Signal::SIGCONT).unwrap_or(false);
-    sent.is_ok() && blocked.is_ok() && was_stopped
+    taken.is_ok() && blocked.is_ok() && was_stopped
 }

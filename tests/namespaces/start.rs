@@ -598,7 +598,7 @@ fn wrong_usage_is_2() {
         &["--no-such-option", "--", "true"][..],
         &[],
         &["doctor", "--", "true"],
-        &["--supervise", "--", "true"],
+        &["--supervise"],
         &["apply", "--", "true"],
         &["check", "--allow", "x"],
     ] {

@@ -57,7 +57,8 @@ pub enum Step {
     SignalParent(i32),
     /// To trace the parent of this process.
     TraceParent,
-    /// To open a file below /proc of the parent of this process, to write it if so.
+    /// To open a file below /proc of the parent of this process, and to read it or, if so, to have
+    /// it open to be written.
     ParentFile(String, bool),
     /// What this process is: see [`Status`].
     Status,
@@ -143,13 +144,15 @@ impl Step {
             Self::ForeignAbi => sys::foreign_abi()?,
             Self::Marked(to, mark) => marked(*to, *mark)?,
             Self::SignalParent(signal) => sys::signal(parent(), *signal)?,
-            Self::TraceParent => nix::sys::ptrace::attach(parent())?,
+            Self::TraceParent => sys::trace(parent())?,
             Self::ParentFile(name, write) => {
                 let path = format!("/proc/{}/{name}", parent());
-                fs::OpenOptions::new()
-                    .read(!write)
-                    .write(*write)
-                    .open(path)?;
+                let mut options = fs::OpenOptions::new();
+                let mut file = options.read(!write).write(*write).open(path)?;
+                if !write {
+                    // Some check only now.
+                    file.read_exact(&mut [0])?;
+                }
             }
             Self::Status => return Ok(serde_json::to_value(status()?)?),
         }

@@ -137,6 +137,14 @@ pub fn signal(process: nix::unistd::Pid, signal: i32) -> io::Result<()> {
     checked(unsafe { libc::kill(process.as_raw(), signal) }).map(drop)
 }
 
+/// Attaches to a process with ptrace(2).
+pub fn trace(process: nix::unistd::Pid) -> io::Result<()> {
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: PTRACE_ATTACH takes a process id and looks at neither pointer.
+    let returned = unsafe { libc::ptrace(libc::PTRACE_ATTACH, process.as_raw(), nothing, nothing) };
+    checked(i32::try_from(returned).unwrap()).map(drop)
+}
+
 /// Changes the window size of a terminal, from either end of it.
 pub fn set_window_size(terminal: &impl AsRawFd, rows: u16, columns: u16) -> io::Result<()> {
     let size = libc::winsize {
