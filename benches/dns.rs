@@ -56,6 +56,10 @@ impl Gate for Open {
         Ok(addresses.to_vec())
     }
 
+    fn known(&self, _: &Name) -> Option<&[IpAddr]> {
+        None
+    }
+
     fn name_of(&self, _: IpAddr) -> Option<Name> {
         None
     }

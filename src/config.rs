@@ -829,7 +829,10 @@ mod tests {
         ];
         assert_eq!(labels(&[], &empty), ["default"]);
         let cli = Cli::try_parse_from(["egress-init", "--", "true"]).unwrap();
-        let path = super::sentinel(cli.start.run.sentinel.as_deref(), &|_| Some(OsString::new()));
+        let path = super::sentinel(
+            cli.start.run.sentinel.as_deref(),
+            &|_| Some(OsString::new()),
+        );
         assert_eq!(path.to_str(), Some(sentinel::DEFAULT_PATH));
     }
 
@@ -865,14 +868,7 @@ mod tests {
 
     #[test]
     fn everything_wrong_is_named_at_once_by_option_or_variable() {
-        let options = [
-            "--dns",
-            "prxy",
-            "--keep-cap",
-            "CAP_NET_RAW",
-            "--user",
-            ":1",
-        ];
+        let options = ["--dns", "prxy", "--keep-cap", "CAP_NET_RAW", "--user", ":1"];
         let variables = [
             ("EGRESS_INIT_RESOLVE_TIMEOUT", "18446744073709551615s"),
             ("EGRESS_INIT_INBOUND", "99999"),
@@ -909,7 +905,11 @@ mod tests {
         for (options, job, expected) in [
             (&[][..], Job::Run, Some(Dns::Pinned)),
             (&["--supervise"], Job::Run, Some(Dns::Proxy)),
-            (&["--supervise", "--dns", "pinned"], Job::Run, Some(Dns::Pinned)),
+            (
+                &["--supervise", "--dns", "pinned"],
+                Job::Run,
+                Some(Dns::Pinned),
+            ),
             (&["--dns", "proxy"], Job::Run, None),
             (&["--dns", "proxy"], Job::Look, Some(Dns::Proxy)),
             (&[], once, Some(Dns::System)),
@@ -924,8 +924,17 @@ mod tests {
     #[test]
     fn lifetimes_and_limits_are_numbers_within_bounds() {
         let config = parsed(
-            &["--supervise", "--dns-min-ttl", "5s", "--dns-wildcard-rate", "7"],
-            &[("EGRESS_INIT_DNS_GRACE", "1s"), ("EGRESS_INIT_DNS_WILDCARD_LENGTH", "63")],
+            &[
+                "--supervise",
+                "--dns-min-ttl",
+                "5s",
+                "--dns-wildcard-rate",
+                "7",
+            ],
+            &[
+                ("EGRESS_INIT_DNS_GRACE", "1s"),
+                ("EGRESS_INIT_DNS_WILDCARD_LENGTH", "63"),
+            ],
         )
         .unwrap();
         assert_eq!(config.lifetimes.floor, Duration::from_secs(5));
@@ -933,9 +942,16 @@ mod tests {
         assert_eq!(config.limits.wildcard_rate, 7);
         assert_eq!(config.limits.wildcard_burst, 35);
         assert_eq!(config.limits.wildcard_length, 63);
-        for option in ["--dns-wildcard-rate", "--dns-wildcard-length", "--dns-grace"] {
+        for option in [
+            "--dns-wildcard-rate",
+            "--dns-wildcard-length",
+            "--dns-grace",
+        ] {
             for value in ["0x", "-1", "999999"] {
-                assert!(parsed(&[&format!("{option}={value}")], &[]).is_err(), "{option} {value}");
+                assert!(
+                    parsed(&[&format!("{option}={value}")], &[]).is_err(),
+                    "{option} {value}"
+                );
             }
         }
     }

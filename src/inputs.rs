@@ -65,7 +65,10 @@ pub struct Questions {
 /// Divides the names of a list by who has the answer.
 pub fn questions(list: &Allowlist, config: &StartConfig) -> Result<Questions, Error> {
     let known = hosts(list)?;
-    let names = list.names().into_iter().filter(|name| !known.contains_key(name));
+    let names = list
+        .names()
+        .into_iter()
+        .filter(|name| !known.contains_key(name));
     let names = names.collect();
     let required = list.allowed().into_keys().cloned().collect();
     let resolv_conf = match ResolvConf::read(Path::new(RESOLV_CONF)) {

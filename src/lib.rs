@@ -58,7 +58,7 @@ pub mod service;
 pub mod signals;
 pub mod socket_filter;
 pub mod start_lock;
-pub mod status;
 pub mod state_dir;
+pub mod status;
 pub mod supervise;
 pub mod sys;

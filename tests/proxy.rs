@@ -113,6 +113,11 @@ impl Gate for List {
         Ok(taken)
     }
 
+    fn known(&self, name: &Name) -> Option<&[IpAddr]> {
+        let known = self.known.iter().find(|(known, _)| *known == name.as_str());
+        known.map(|(_, addresses)| addresses.as_slice())
+    }
+
     fn name_of(&self, address: IpAddr) -> Option<Name> {
         self.names.get(&address).cloned()
     }

@@ -273,7 +273,11 @@ mod tests {
             ("example.com", 0),
             ("api.other.org", 0),
         ] {
-            assert_eq!(lookup.octets_below(&name.parse().unwrap()), octets, "{name}");
+            assert_eq!(
+                lookup.octets_below(&name.parse().unwrap()),
+                octets,
+                "{name}"
+            );
         }
     }
 

@@ -3,13 +3,13 @@
 use super::{Outcome, start};
 use crate::{
     accounts::UserSpec,
-    config::Job,
-    inputs,
-    privileges::Keeper,
     cli::StartArgs,
+    config::Job,
     config::{self, Dns, Environment},
     error::Error,
-    policy, ruleset,
+    inputs, policy,
+    privileges::Keeper,
+    ruleset,
 };
 use serde::Serialize;
 use std::{collections::BTreeMap, net::IpAddr};
@@ -44,7 +44,12 @@ pub async fn plan(
         Dns::Pinned => ruleset::enforced(policy, ruleset::Dns::Closed),
         Dns::System => ruleset::enforced(policy, ruleset::Dns::Servers(&nameservers)),
         Dns::Proxy => {
-            let user = config.run.user.as_ref().map(UserSpec::look_up).transpose()?;
+            let user = config
+                .run
+                .user
+                .as_ref()
+                .map(UserSpec::look_up)
+                .transpose()?;
             let gid = Keeper::free_group(user.as_ref());
             let terms = start::terms(&config, &upstreams, &nameservers, gid);
             terms.table(&start::ledger(&terms, &list, &answers))

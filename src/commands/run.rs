@@ -70,11 +70,7 @@ enum Started {
     Ended(u8),
 }
 
-async fn supervise(
-    mut enforced: Enforced<End>,
-    above: Above,
-    began: Instant,
-) -> Result<u8, Error> {
+async fn supervise(mut enforced: Enforced<End>, above: Above, began: Instant) -> Result<u8, Error> {
     let state = enforced.end.state.take();
     let sentinel = enforced.sentinel("supervise")?;
     let End {

@@ -160,7 +160,12 @@ pub async fn enforce<T>(
         pin(&decision, &known, config.dns)?;
         let mut counts = decision.counts;
         let resolving = if let Some(listeners) = listeners {
-            let terms = terms(&config, &upstreams, &firewall.nameservers, prepared.resolver_gid);
+            let terms = terms(
+                &config,
+                &upstreams,
+                &firewall.nameservers,
+                prepared.resolver_gid,
+            );
             let ledger = ledger(&terms, &list, &answers);
             firewall.resolve_by(&terms, &ledger)?;
             counts = ledger.counts(Instant::now());
@@ -381,7 +386,9 @@ impl Firewall {
     fn table(&self) -> Result<&Ruleset, Error> {
         match &self.current {
             Table::Ours(table) => Ok(table),
-            Table::Adopted(_) => Err(NftError::Different("the table of an earlier start".to_owned()).into()),
+            Table::Adopted(_) => {
+                Err(NftError::Different("the table of an earlier start".to_owned()).into())
+            }
         }
     }
 
@@ -424,7 +431,8 @@ fn check_apart<T>(
     prepared: &Prepared<T>,
 ) -> Result<(), Error> {
     let own = resolver(prepared.resolver_gid);
-    let forwarder = forwarder(upstreams).filter(|_| !nameservers.servers.is_empty() || nameservers.unknown);
+    let forwarder =
+        forwarder(upstreams).filter(|_| !nameservers.servers.is_empty() || nameservers.unknown);
     let Some(command) = &prepared.command else {
         if prepared.resolver_gid.is_none() {
             warn!(
@@ -442,9 +450,7 @@ fn check_apart<T>(
         });
     }
     match forwarder {
-        Some(server) if (command.uid, command.gid) == (0, 0) => {
-            Err(Error::SharesForwarder(server))
-        }
+        Some(server) if (command.uid, command.gid) == (0, 0) => Err(Error::SharesForwarder(server)),
         _ => Ok(()),
     }
 }

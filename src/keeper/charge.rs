@@ -9,7 +9,7 @@ use crate::{
     allowlist::{Allowlist, Name, Origin, Target},
     config::{self, Dns},
     error::Error,
-    inputs,
+    inputs::{self, Digest},
     nft::{NftError, Nftables},
     policy::{Answers, Change, Element, Ledger, Lifetimes, Nameservers},
     proxy::{Gate, NotAdmitted, Verdict},
@@ -72,11 +72,12 @@ impl Terms {
 
 /// The lists, read but not in force.
 pub struct Reading {
-    list: Allowlist,
+    /// The entries.
+    pub list: Allowlist,
     /// What tells one reading from another.
-    digest: inputs::Digest,
+    pub digest: Digest,
     /// What /etc/hosts has for the names of the list.
-    hosts: Answers,
+    pub hosts: Answers,
 }
 
 impl Reading {
@@ -98,7 +99,7 @@ pub struct Charge {
     kernel: Nftables,
     ledger: Ledger,
     /// The lists that are in force.
-    digest: inputs::Digest,
+    digest: Digest,
     hosts: Answers,
     schedule: Schedule,
     /// Why a name could not be refreshed, last time.
@@ -218,7 +219,10 @@ impl Charge {
 
     /// What DNS says does not exist is not kept; where it says nothing, the last good answer is.
     fn not_refreshed(&mut self, name: &Name, reason: &Unresolved, now: Instant) {
-        let is_news = self.errors.insert(name.clone(), reason.to_string()).is_none();
+        let is_news = self
+            .errors
+            .insert(name.clone(), reason.to_string())
+            .is_none();
         let after = self.schedule.failed(name, now);
         let AfterFailure::Keep { .. } = after else {
             if is_news {
@@ -233,7 +237,10 @@ impl Charge {
             } else {
                 "its last addresses are kept for an hour at most"
             };
-            warn!(event = "not-refreshed", "could not refresh {name}: {reason}; {kept}");
+            warn!(
+                event = "not-refreshed",
+                "could not refresh {name}: {reason}; {kept}"
+            );
         }
         if !is_answer {
             let leases = self.ledger.leases_of(name, now);
@@ -326,12 +333,9 @@ impl Charge {
     pub fn reload(&mut self, reading: Reading, refused: Vec<(Name, Answer)>) -> Result<(), Error> {
         let now = Instant::now();
         let from = self.terms.table(&self.ledger);
-        let mut ledger = self.ledger.reloaded(
-            &reading.list,
-            &self.terms.search,
-            &self.terms.inbound,
-            now,
-        );
+        let mut ledger =
+            self.ledger
+                .reloaded(&reading.list, &self.terms.search, &self.terms.inbound, now);
         for (name, answer) in refused {
             match answer {
                 Ok(Resolved { addresses, .. }) => drop(ledger.refuse(&name, &addresses)),

@@ -33,6 +33,7 @@ use crate::{
     status::{DnsCounters, Status},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use status_socket::StatusSocket;
 use std::{
     cell::RefCell,
     convert::Infallible,
@@ -40,7 +41,6 @@ use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
-use status_socket::StatusSocket;
 use tokio::sync::Notify;
 use tracing::{error, warn};
 use watch::ListWatch;
@@ -79,7 +79,10 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
     let watch = watch_lists(&charge.terms().lists);
     let status_socket = StatusSocket::bind(status_path.clone())
         .inspect_err(|error| {
-            warn!("egress-init status will not answer: cannot listen at {}: {error}", status_path.display());
+            warn!(
+                "egress-init status will not answer: cannot listen at {}: {error}",
+                status_path.display()
+            );
         })
         .ok();
     let charge = RefCell::new(charge);
@@ -201,7 +204,10 @@ impl Keeper<'_> {
             Ok(None) => return Ok(()),
             Err(error) => {
                 for line in error.report().lines() {
-                    error!(event = "not-reloaded", "the lists were not reloaded: {line}");
+                    error!(
+                        event = "not-reloaded",
+                        "the lists were not reloaded: {line}"
+                    );
                 }
                 return Ok(());
             }
@@ -221,7 +227,11 @@ impl Keeper<'_> {
                 self.rescheduled.notify_one();
             }
             Err(error) => {
-                error!(event = "not-reloaded", "the lists were not reloaded: {}", error.report());
+                error!(
+                    event = "not-reloaded",
+                    "the lists were not reloaded: {}",
+                    error.report()
+                );
             }
         }
         Ok(())

@@ -387,7 +387,11 @@ impl<'a, G: Gate> Proxy<'a, G> {
         }
         let known = self.gate.borrow().known(&name).map(<[IpAddr]>::to_vec);
         if let Some(known) = known {
-            return match self.gate.borrow_mut().admit(&name, &known, reply::LOCAL_TTL) {
+            return match self.gate.borrow_mut().admit(
+                &name,
+                &known,
+                Duration::from_secs(reply::LOCAL_TTL.into()),
+            ) {
                 Ok(known) => local(reply::known(question.name(), kind, &known)),
                 Err(NotAdmitted) => {
                     self.count(|c| c.failed += 1);

@@ -150,10 +150,10 @@ pub(super) fn any(name: &DnsName) -> Reply {
 }
 
 /// For how long what is said without asking anybody counts.
-pub(super) const LOCAL_TTL: Duration = Duration::from_secs(60);
+pub(super) const LOCAL_TTL: u32 = 60;
 
 fn local(name: &DnsName, data: RData) -> Record {
-    Record::from_rdata(name.clone(), LOCAL_TTL.as_secs() as u32, data)
+    Record::from_rdata(name.clone(), LOCAL_TTL, data)
 }
 
 /// Every address that the records would bring to the client.
