@@ -57,6 +57,8 @@ struct List {
     search: Vec<&'static str>,
     /// The sets do not take these.
     inadmissible: Vec<IpAddr>,
+    /// What /etc/hosts has.
+    known: Vec<(&'static str, Vec<IpAddr>)>,
     /// The kernel takes nothing.
     broken: bool,
     admitted: Vec<(String, Vec<IpAddr>, Duration)>,

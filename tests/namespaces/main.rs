@@ -17,6 +17,7 @@ mod logs;
 mod names;
 mod plan;
 mod privileges;
+mod resolver;
 mod sentinel;
 mod start;
 mod state_dir;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         flows::cases(),
         names::cases(),
         privileges::cases(),
+        resolver::cases(),
         sentinel::cases(),
         start::cases(),
         doctor::cases(),
