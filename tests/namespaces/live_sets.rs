@@ -658,7 +658,7 @@ fn the_kernel_shows_what_the_text_says() {
     }
 }
 
-/// In a namespace of a plain user the socket has no room beyond net.core.wmem_max, which may be
+/// In a namespace of a plain user the socket has no room beyond `net.core.wmem_max`, which may be
 /// enough or not.
 fn a_reload_is_whole_or_not_at_all() {
     let _world = World::new();
