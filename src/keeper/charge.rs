@@ -335,7 +335,7 @@ impl Charge {
         let from = self.terms.table(&self.ledger);
         let mut ledger =
             self.ledger
-                .reloaded(&reading.list, &self.terms.search, &self.terms.inbound, now);
+                .reload(&reading.list, &self.terms.search, &self.terms.inbound, now);
         for (name, answer) in refused {
             match answer {
                 Ok(Resolved { addresses, .. }) => drop(ledger.refuse(&name, &addresses)),

@@ -96,7 +96,7 @@ impl NftError {
             }
             libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL | libc::ENOENT => {
                 "this needs nf_tables in the kernel, version 5.6 or later (modules nf_tables, nft_ct, nft_reject_inet, \
-                 nft_log, nft_limit, nf_conntrack, nfnetlink_log); gVisor has none: use the runc runtime there"
+                 nft_log, nft_limit, nf_conntrack, nfnetlink_log; with --dns proxy nft_chain_nat and nft_redir); gVisor has none: use the runc runtime there"
             }
             libc::ENOMEM | libc::ENOBUFS => "the kernel has no memory for a ruleset of this size: shorten the list",
             _ => return None,

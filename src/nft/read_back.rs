@@ -7,8 +7,8 @@ use super::{NftError, Nftables};
 use crate::{
     ruleset::{
         Chain, Elements, Ruleset, Set,
-        build::is_filled_once,
         bytecode::{self, Expr},
+        contents::is_filled_once,
         set::RawElement,
     },
     sys::nftnl,

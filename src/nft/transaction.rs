@@ -7,9 +7,8 @@
 use crate::{
     policy,
     ruleset::{
-        Chain, Ruleset, Set,
-        build::{deny_set, names_set},
-        bytecode,
+        Chain, Ruleset, Set, bytecode,
+        contents::{deny_set, names_set},
         set::RawElement,
     },
     sys::nftnl::{self, Message},

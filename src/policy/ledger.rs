@@ -376,9 +376,10 @@ impl Ledger {
         self.timed(now, Loan::remembered_until)
     }
 
-    /// The ledger of another list, with what that list still allows.
+    /// The ledger of another list, with what that list still allows. This one stays as it is, for
+    /// the case that the kernel does not take the other.
     #[must_use]
-    pub fn reloaded(
+    pub fn reload(
         &self,
         list: &Allowlist,
         search: &[String],
@@ -387,21 +388,16 @@ impl Ledger {
     ) -> Self {
         let mut next = Self::new(list, search, inbound).with_grace(self.grace);
         for (name, loans) in &self.loans {
-            let kept = loans
-                .iter()
-                .filter(|loan| loan.remembered_until() > now)
-                .filter(|loan| next.admit(name, loan.address).is_ok())
-                .copied()
-                .collect::<Vec<_>>();
-            for loan in kept {
-                if next.room_for(name, now) > 0 {
+            for &loan in loans.iter().filter(|loan| loan.remembered_until() > now) {
+                if next.admit(name, loan.address).is_ok() && next.room_for(name, now) > 0 {
                     next.lend(name, loan);
                 }
             }
         }
-        let kept = self.refused.iter();
-        next.refused = kept
-            .filter(|(name, _)| next.refusals.contains_key(*name))
+        let refusals = &next.refusals;
+        let refused = self.refused.iter();
+        next.refused = refused
+            .filter(|(name, _)| refusals.contains_key(*name))
             .map(|(name, addresses)| (name.clone(), addresses.clone()))
             .collect();
         next
@@ -494,21 +490,23 @@ impl Ledger {
         lenders.reserve_exact(1);
         lenders.push(name.clone());
         self.below_wildcards += usize::from(self.is_below_wildcard(name));
-        self.thin_out(loan.address);
+        self.thin_out(loan.address, name);
     }
 
-    /// Forgets the name below a wildcard that ends soonest at an address that has too many.
-    fn thin_out(&mut self, address: IpAddr) {
+    /// Forgets, at an address that has too many names below wildcards, the one that ends soonest,
+    /// but for the newest.
+    fn thin_out(&mut self, address: IpAddr, newest: &Name) {
         let lenders = self.lenders.get(&address).map_or(&[][..], Vec::as_slice);
         if lenders.len() <= PER_ADDRESS {
             return;
         }
         let below = lenders.iter().filter(|name| self.is_below_wildcard(name));
-        let mut ends: Vec<(Instant, &Name)> = below
+        let others = below.filter(|name| *name != newest);
+        let mut ends: Vec<(Instant, &Name)> = others
             .filter_map(|name| Some((self.loan(name, address)?.until, name)))
             .collect();
         ends.sort_unstable();
-        if ends.len() > PER_ADDRESS
+        if ends.len() >= PER_ADDRESS
             && let Some((_, name)) = ends.first()
         {
             self.forget(&(*name).clone(), address);

@@ -4,11 +4,12 @@
 //! a rule into the expressions that the kernel runs, [`crate::nft`] sends it and compares what
 //! the kernel holds with it, and [`Ruleset::digest`] names it in the sentinel.
 //!
-//! What may flow is written down in [`build`]; the vocabulary of a rule is in [`term`]. Nothing
+//! What may flow is written down in [`build`], what the sets hold in [`contents`]; the vocabulary of a rule is in [`term`]. Nothing
 //! here touches the kernel.
 
 pub mod build;
 pub mod bytecode;
+pub mod contents;
 pub mod set;
 pub mod term;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! are sent elsewhere, lists that change under open connections.
 
 use std::{
+    fmt::Write as _,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     thread,
@@ -47,6 +48,7 @@ cases!(live_sets:
     a_table_that_was_left_can_be_taken_over,
     a_changed_table_is_seen_though_elements_end,
     the_kernel_shows_what_the_text_says,
+    a_reload_is_whole_or_not_at_all,
     updates_are_quick,
 );
 
@@ -436,7 +438,11 @@ fn a_reload_cuts_what_was_revoked_and_nothing_else() {
         }
         rejects(&tcp(GIT, 9000));
     });
-    nothing_left(&frames);
+    // Those that go on may talk.
+    let strays = frames
+        .iter()
+        .filter(|frame| GIT.iter().any(|git| frame.to(*git)));
+    assert_eq!(strays.count(), 0, "{frames:#?}");
     for stream in &mut kept {
         talk(stream).expect("still allowed");
     }
@@ -477,7 +483,8 @@ fn a_reload_cuts_what_was_revoked_and_nothing_else() {
                 .expect_err("it starts none");
         }
     });
-    nothing_left(&frames);
+    let started = |frame: &&Frame| frame.protocol == 17 || frame.tcp_flags & 2 != 0;
+    assert_eq!(frames.iter().filter(started).count(), 0, "{frames:#?}");
 }
 
 fn a_reload_changes_literals_too() {
@@ -648,32 +655,95 @@ fn the_kernel_shows_what_the_text_says() {
         forget();
         nft(&ruleset.to_string());
         assert_eq!(sorted(&table("egress_init").unwrap()), sorted(&installed));
-        // Expressions too, not only how they are printed.
-        live.kernel.verify(&ruleset).unwrap();
     }
+}
+
+/// In a namespace of a plain user the socket has no room beyond `net.core.wmem_max`, which may be
+/// enough or not.
+fn a_reload_is_whole_or_not_at_all() {
+    let _world = World::new();
+    let mut live = Live::new("198.51.100.10:443");
+    let mut text = "203.0.113.66:443".to_owned();
+    for index in 0..30_000_u16 {
+        let [high, low] = index.to_be_bytes();
+        write!(text, " 10.{high}.{low}.0/25:443").unwrap();
+    }
+    let ledger = Ledger::new(&list(&text), &[], &[]);
+    let next = ruleset_of(&ledger, &live.nameservers);
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    let is_initial = map.split_whitespace().nth(2) == Some("4294967295");
+    match live.kernel.reload(&live.ruleset, &next) {
+        Ok(()) => {
+            live.kernel.verify(&next).unwrap();
+            reaches(&tcp(ELSEWHERE, 443)[..1]);
+            rejects(&tcp(API, 443));
+        }
+        Err(error) => {
+            assert!(
+                !is_initial && matches!(error, NftError::TooLong { .. }),
+                "{error}"
+            );
+            live.kernel.verify(&live.ruleset).unwrap();
+            reaches(&tcp(API, 443)[..1]);
+            rejects(&tcp(ELSEWHERE, 443));
+        }
+    }
+    // What the kernel refuses it refuses whole.
+    let odd = Ledger::new(&list("192.0.2.7:443"), &[], &[]);
+    let odd = ruleset_of(&odd, &live.nameservers);
+    let other = ruleset_of(&Ledger::new(&list("*.a.com"), &[], &[]), &live.nameservers);
+    live.kernel.replace(&live.ruleset).unwrap();
+    live.kernel
+        .reload(&odd, &other)
+        .expect_err("192.0.2.7 is not there to be deleted");
+    live.kernel.verify(&live.ruleset).unwrap();
 }
 
 /// What stands between an answer and the client that waits for it.
 fn updates_are_quick() {
     let _world = World::new();
     let mut live = Live::new("*.example.org:443");
-    let mut times: Vec<Duration> = (0..500_u16)
-        .map(|index| {
-            let [high, low] = index.to_be_bytes();
-            let addresses = [
-                IpAddr::from([198, 18 + high, low, 1]),
-                IpAddr::from([0x2001, 0xdb8, index, 0, 0, 0, 0, 1]),
-            ];
-            let changes =
-                addresses.map(|address| Change::Admit(element(address, (443, 443)), 60 * SECOND));
-            let started = Instant::now();
-            live.kernel.update(&changes).unwrap();
-            started.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    println!("an update: median {:?}, 99 % {:?}", times[250], times[495]);
-    // A tenth of the fastest answer of a server in the next room would be less; a grace period of
-    // RCU, as some transactions wait for, is ten milliseconds and more.
-    assert!(times[250] < Duration::from_millis(5), "{:?}", times[250]);
+    let changes = |index: u16, ports: (u16, u16), again: bool| {
+        let [high, low] = index.to_be_bytes();
+        let addresses = [
+            IpAddr::from([198, 18 + high, low, 1]),
+            IpAddr::from([0x2001, 0xdb8, index, 0, 0, 0, 0, 1]),
+        ];
+        let changes = addresses.map(|address| {
+            let element = element(address, ports);
+            let first = again.then_some(Change::Withdraw(element));
+            first
+                .into_iter()
+                .chain([Change::Admit(element, 60 * SECOND)])
+        });
+        changes.into_iter().flatten().collect::<Vec<_>>()
+    };
+    for (ports, again) in [
+        ((443, 443), false),
+        ((443, 443), true),
+        ((7000, 8000), false),
+        ((7000, 8000), true),
+    ] {
+        let mut times: Vec<Duration> = (0..500)
+            .map(|index| {
+                let changes = changes(index, ports, again);
+                let started = Instant::now();
+                live.kernel.update(&changes).unwrap();
+                started.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        println!(
+            "{ports:?} again {again}: median {:?}, 99 % {:?}",
+            times[250], times[495]
+        );
+        // A grace period of RCU, as some transactions wait for, is ten milliseconds and more. The
+        // kernel copies a set of ranges for each change of it, so that these are not as quick.
+        let limit = if ports.0 == ports.1 { 5 } else { 50 };
+        assert!(
+            times[250] < Duration::from_millis(limit),
+            "{:?}",
+            times[250]
+        );
+    }
 }

@@ -8,12 +8,11 @@ use nix::sys::signal::Signal;
 use crate::{
     cases,
     support::{
-        dns::Behaviour,
         harness::needs_second_uid,
         probe::Step,
         world::{
-            ALLOWLIST, API, DNS, ELSEWHERE, FOREIGN_DNS, GIT, SENTINEL, Started, World, allowlist,
-            reaches, rejects, table, user_options, zone,
+            ALLOWLIST, API, DNS, FOREIGN_DNS, GIT, SENTINEL, Started, World, allowlist, reaches, rejects,
+            table, user_options,
         },
     },
 };
@@ -142,5 +141,4 @@ fn a_changed_list_is_in_force_at_once() {
     started.signal(Signal::SIGTERM);
     let ran = started.finish();
     eprintln!("{ran}");
-    let _ = (Behaviour::Silent, ELSEWHERE, zone());
 }
