@@ -404,10 +404,10 @@ fn what_outlives_the_command_may_end_in_peace() {
     for how in BOTH {
         let _ = fs::remove_file(format!("{OPEN}/log"));
         let script = leaves("sub { sleep 1; print qq(in peace\\n); exit 0 }");
-        let ran = perl(how, &[], &script).run().exits(7);
+        let ran = perl(how, &["--kill-after", "60s"], &script).run().exits(7);
         says("log", "in peace");
         assert!(ran.elapsed > Duration::from_millis(900), "{ran}");
-        assert!(ran.elapsed < Duration::from_millis(2900), "{ran}");
+        assert!(ran.elapsed < Duration::from_secs(30), "{ran}");
         assert!(!ran.stderr().contains("SIGKILL"), "{ran}");
     }
     // Nobody waits where nothing is left.
@@ -420,7 +420,7 @@ fn what_outlives_the_command_may_end_in_peace() {
 fn what_ignores_the_end_is_killed() {
     let _world = world();
     for how in BOTH {
-        for (grace, least, most) in [("1s", 900, 4000), ("0s", 0, 2500)] {
+        for (grace, least, most) in [("1s", 900, 30_000), ("0s", 0, 30_000)] {
             let _ = fs::remove_file(format!("{OPEN}/log"));
             let ran = perl(how, &["--kill-after", grace], &leaves("'IGNORE'"))
                 .run()
@@ -444,7 +444,7 @@ fn what_starts_meanwhile_ends_too() {
         if (!fork) {
             $SIG{TERM} = 'IGNORE';
             open my $log, '>', '/etc/world/open/log'; syswrite $log, qq(ready\n);
-            for (1..5000) { exit 0 if fork; POSIX::setsid(); select undef, undef, undef, 0.002 }
+            for (1..50000) { exit 0 if fork; POSIX::setsid(); select undef, undef, undef, 0.002 }
             exit 0;
         }
         for (1..1000) { last if -s '/etc/world/open/log'; select undef, undef, undef, 0.01 }
@@ -453,7 +453,7 @@ fn what_starts_meanwhile_ends_too() {
     for how in BOTH {
         let _ = fs::remove_file(format!("{OPEN}/log"));
         let ran = perl(how, &["--kill-after", "300ms"], script).run().exits(7);
-        assert!(ran.elapsed < Duration::from_secs(8), "{ran}");
+        assert!(ran.elapsed < Duration::from_secs(30), "{ran}");
         assert!(ran.stderr().contains("SIGKILL"), "{ran}");
         let left = Command::new("pgrep").args(["-x", "perl"]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&left.stdout), "", "{ran}");
