@@ -71,6 +71,13 @@ impl List {
         }
     }
 
+    fn wildcard(zone: &'static str) -> Self {
+        Self {
+            wildcards: vec![zone],
+            ..Self::default()
+        }
+    }
+
     fn admitted_addresses(&self) -> Vec<(String, Vec<IpAddr>)> {
         let admitted = self.admitted.iter();
         admitted
@@ -764,8 +771,7 @@ fn each_query_upstream_has_a_socket_of_its_own() {
     for i in 0..20 {
         zone = zone.addresses(&format!("n{i}.wild.example"), &["192.0.2.1"]);
     }
-    let mut list = List::default();
-    list.wildcards = vec![".wild.example"];
+    let list = List::wildcard(".wild.example");
     Setup::new(zone, list).run(async |stage| {
         for i in 0..20 {
             stage
@@ -1393,8 +1399,7 @@ fn memory_is_bounded() {
             .cname(&name, &target)
             .addresses(&target, &[&v4[0], &v4[1]]);
     }
-    let mut list = List::default();
-    list.wildcards = vec![".wild.example"];
+    let list = List::wildcard(".wild.example");
     Setup::new(zone, list)
         .limits(|limits| {
             limits.wildcard_rate = 1_000_000;
@@ -1412,17 +1417,17 @@ fn memory_is_bounded() {
             fill(0..20).await;
             let before = resident();
             fill(20..1020).await;
-            let full = resident();
+            let filled = resident();
             fill(1020..3000).await;
             let after = resident();
             println!(
                 "1,000 names: {} KiB; 2,000 more: {} KiB",
-                full - before,
-                after - full
+                filled - before,
+                after - filled
             );
             // The server's log and the list's are in there too, some 600 octets a name.
-            assert!(full - before < 3072, "{before} {full}");
-            assert!(after - full < 3072, "{full} {after}");
+            assert!(filled - before < 3072, "{before} {filled}");
+            assert!(after - filled < 3072, "{filled} {after}");
             // The first ones went, the last ones did not.
             let asked = stage.asked().len();
             stage.ask("name2999.wild.example", RecordType::A).await;
