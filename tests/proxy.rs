@@ -744,6 +744,41 @@ fn a_client_that_asks_again_gets_one_answer() {
     });
 }
 
+/// A loop that selects may drop it and call it again.
+#[test]
+fn serving_can_be_broken_off_and_taken_up_again() {
+    let server = DnsServer::start(
+        zone().delay(Duration::from_millis(300)),
+        &["127.0.0.1:0".parse().unwrap()],
+    );
+    let server = server.unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let gate = RefCell::new(List::exact(&[NAME]));
+        let listeners = Listeners::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+        let address = listeners.addresses().unwrap()[0];
+        let upstreams = Upstreams::new(ResolvConf::parse(b""), server.addresses());
+        let proxy = Proxy::new(listeners, upstreams, Limits::default(), LONG, &gate);
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let octets = query(NAME, RecordType::A).to_vec().unwrap();
+        client.send_to(&octets, address).await.unwrap();
+        let mut buffer = [0; 512];
+        // Long enough for the query to go out, not for its answer.
+        let early = timeout(Duration::from_millis(100), proxy.serve()).await;
+        assert!(early.is_err());
+        assert_eq!(server.queries().len(), 1);
+        let length = tokio::select! {
+            never = proxy.serve() => match never {},
+            length = timeout(LONG, client.recv(&mut buffer)) => length.unwrap().unwrap(),
+        };
+        let response = Message::from_vec(&buffer[..length]).unwrap();
+        assert_eq!(addresses(&response), ["192.0.2.1", "192.0.2.2"]);
+    });
+}
+
 #[test]
 fn the_next_server_where_the_first_is_dead_slow_or_failing() {
     for behaviour in [Behaviour::Drop, Behaviour::ServFail, Behaviour::Garbage] {

@@ -93,6 +93,8 @@ impl<G: Gate> Proxy<'_, G> {
     /// Carries the lookups on.
     pub(super) async fn look_up(&self) -> Infallible {
         let mut running = FuturesUnordered::new();
+        // Where serving was broken off, those who waited still do.
+        *self.begun.borrow_mut() = self.waiting.borrow().keys();
         loop {
             let begun = self.begun.take();
             running.extend(begun.into_iter().map(|key| self.look_up_one(key)));
