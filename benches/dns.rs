@@ -233,6 +233,6 @@ fn load(
             latencies.push(sent.elapsed());
         }
     }
-    let rate = answers as f64 / start.elapsed().as_secs_f64();
-    (rate as u64, latencies)
+    let elapsed = u64::try_from(start.elapsed().as_millis()).unwrap();
+    (answers * 1000 / elapsed, latencies)
 }

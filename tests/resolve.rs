@@ -136,6 +136,23 @@ fn both_families_sorted_and_each_once() {
     assert_eq!(asked(&server), over_udp(&[(NAME, "A"), (NAME, "AAAA")]));
 }
 
+/// Of both families, and of the aliases on the way.
+#[test]
+fn the_least_ttl_is_the_answers() {
+    let zone = zone().ttl(NAME, 300).cname("www.example.org", NAME);
+    let server = start(zone.clone().ttl("www.example.org", 20));
+    let ttl = |name| {
+        let upstreams = upstreams(server.addresses(), "");
+        let mut answers = run_with_ttl(&names(&[name]), &upstreams, LONG);
+        answers.remove(0).1.unwrap().ttl
+    };
+    assert_eq!(ttl(NAME), Duration::from_secs(300));
+    assert_eq!(ttl("www.example.org"), Duration::from_secs(20));
+    // With its highest bit set it is none (RFC 2181 section 8).
+    server.change(zone.ttl(NAME, 0x8000_0001));
+    assert_eq!(ttl(NAME), Duration::ZERO);
+}
+
 #[test]
 fn over_ipv6() {
     let server = DnsServer::start(zone(), &["[::1]:0".parse().unwrap()]).unwrap();

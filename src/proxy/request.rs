@@ -102,7 +102,7 @@ fn error(query: &[u8; 12], code: ResponseCode) -> Unfit {
 pub(super) fn listed_form(name: &DnsName) -> Option<Name> {
     let may_be = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_');
     let mut text = String::with_capacity(name.len());
-    for label in name.iter() {
+    for label in name {
         if !label.iter().all(may_be) {
             return None;
         }

@@ -110,6 +110,11 @@ impl Waiting {
         Room::First
     }
 
+    /// What is being looked up.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        self.lookups.keys().cloned().collect()
+    }
+
     /// One that asks again, having waited too long for its taste, still gets one answer.
     pub(super) fn add(&mut self, key: Key, wildcard: bool, waiter: Waiter) {
         let lookup = self.lookups.entry(key).or_insert_with(|| {
