@@ -39,12 +39,12 @@ pub fn run(
         .await?;
         match enforced.end.above.take() {
             Some(above) => supervise(enforced, above, began).await.map(Started::Ended),
-            None => Ok(Started::Enforced(enforced)),
+            None => Ok(Started::Enforced(Box::new(enforced))),
         }
     })??;
     let enforced = match started {
         Started::Ended(code) => return Ok(Outcome::Ended(code)),
-        Started::Enforced(enforced) => enforced,
+        Started::Enforced(enforced) => *enforced,
     };
     let sentinel = enforced.sentinel("exec")?;
     let Enforced {
@@ -65,7 +65,7 @@ pub fn run(
 /// How far a start has come.
 enum Started {
     /// What is left is to become the command.
-    Enforced(Enforced<End>),
+    Enforced(Box<Enforced<End>>),
     /// The command was supervised and has ended.
     Ended(u8),
 }

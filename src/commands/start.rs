@@ -135,12 +135,11 @@ pub async fn enforce<T>(
     }
     let start_lock = unless_interrupted(&signals, StartLock::acquire(START_LOCK_TIMEOUT)).await??;
     let adopted = if stays { Firewall::adopt()? } else { None };
-    let mut firewall = match adopted {
-        Some(firewall) => firewall,
-        None => {
-            removed = removed.and_then(|()| sentinel::remove(sentinel_path));
-            Firewall::lock()?
-        }
+    let mut firewall = if let Some(firewall) = adopted {
+        firewall
+    } else {
+        removed = removed.and_then(|()| sentinel::remove(sentinel_path));
+        Firewall::lock()?
     };
     let result = async {
         removed?;

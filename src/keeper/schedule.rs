@@ -154,7 +154,7 @@ mod tests {
         let api = name("api.example.org");
         let mut schedule = Schedule::default();
         schedule.add([api.clone()], start);
-        assert_eq!(schedule.take_due(start), [api.clone()]);
+        assert_eq!(schedule.take_due(start).len(), 1);
         assert_eq!(schedule.next(), None, "it is being asked for");
         assert!(!schedule.succeeded(&api, MINUTE, start));
         assert_eq!(schedule.next(), Some(start + MINUTE));

@@ -95,6 +95,7 @@ impl Keeper {
     }
 
     /// The plan for a process that has no command below it.
+    #[must_use]
     pub fn alone(capabilities: &[Capability], gid: Option<u32>) -> Self {
         Self {
             capabilities: capabilities.iter().copied().collect(),

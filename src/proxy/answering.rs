@@ -12,7 +12,7 @@ use tokio::{net::UdpSocket, task::yield_now, time::Instant};
 use tracing::debug;
 
 use super::{
-    Gate, NotAdmitted, Proxy, STALE_TTL, Verdict,
+    Gate, Proxy, STALE_TTL, Verdict,
     cache::{Entry, Kept, Key, REPEAT},
     listen::{Batch, Outgoing},
     reply::{self, Extended, Reply},
@@ -192,13 +192,11 @@ impl<G: Gate> Proxy<'_, G> {
         let known = self.gate.borrow().known(&name).map(<[IpAddr]>::to_vec);
         if let Some(known) = known {
             let ttl = Duration::from_secs(reply::LOCAL_TTL.into());
-            return match self.gate.borrow_mut().admit(&name, &known, ttl) {
-                Ok(known) => local(reply::known(question.name(), kind, &known)),
-                Err(NotAdmitted) => {
-                    self.count(|c| c.failed += 1);
-                    Step::Answer(Reply::error(ResponseCode::ServFail, Extended::Other))
-                }
+            let Ok(known) = self.gate.borrow_mut().admit(&name, &known, ttl) else {
+                self.count(|c| c.failed += 1);
+                return Step::Answer(Reply::error(ResponseCode::ServFail, Extended::Other));
             };
+            return local(reply::known(question.name(), kind, &known));
         }
         let key = (name, kind);
         self.kept(&key, now).unwrap_or(Step::LookUp(key, wildcard))

@@ -1,7 +1,13 @@
 //! `--supervise` in mode `proxy`: what the command is answered, what its answers open and for how
 //! long, and what reaches the nameservers.
 
-use std::{fs, net::SocketAddr, path::Path, thread::sleep, time::{Duration, Instant}};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 
@@ -9,10 +15,10 @@ use crate::{
     cases,
     support::{
         harness::needs_second_uid,
-        probe::Step,
+        probe::{Outcome, Step},
         world::{
-            ALLOWLIST, API, DNS, FOREIGN_DNS, GIT, SENTINEL, Started, World, allowlist, reaches, rejects,
-            table, user_options,
+            ALLOWLIST, API, DNS, FOREIGN_DNS, GIT, SENTINEL, Started, World, allowlist, reaches,
+            rejects, table, user_options,
         },
     },
 };
@@ -62,7 +68,7 @@ fn a_listed_name_is_answered_and_reached() {
             Step::TcpName("api.example.org".into(), 443, true),
         ],
     );
-    let ok: Vec<bool> = outcomes.iter().map(|outcome| outcome.is_ok()).collect();
+    let ok: Vec<bool> = outcomes.iter().map(Outcome::is_ok).collect();
     assert_eq!(ok, [true, true, true, false, true, true], "{outcomes:#?}");
 }
 
@@ -80,7 +86,7 @@ fn a_name_below_a_wildcard_is_reached_once_it_was_asked_for() {
             Step::Tcp((API[0], 443).into()),
         ],
     );
-    let ok: Vec<bool> = outcomes.iter().map(|outcome| outcome.is_ok()).collect();
+    let ok: Vec<bool> = outcomes.iter().map(Outcome::is_ok).collect();
     assert_eq!(ok, [false, true, true, true, false], "{outcomes:#?}");
 }
 
@@ -95,7 +101,7 @@ fn whatever_server_is_asked_the_list_answers() {
         steps.push(Step::DnsTcp(server, "api.example.org".into()));
     }
     let outcomes = world.behind(&["--supervise"], &steps);
-    assert!(outcomes.iter().all(|outcome| outcome.is_ok()), "{outcomes:#?}");
+    assert!(outcomes.iter().all(Outcome::is_ok), "{outcomes:#?}");
 }
 
 fn an_unlisted_name_leaves_no_packet() {
@@ -115,7 +121,9 @@ fn an_unlisted_name_leaves_no_packet() {
     assert!(!outcomes[0].is_ok(), "{outcomes:#?}");
     let queries = world.queries();
     assert!(
-        queries.iter().all(|query| query.name.starts_with("api.example.org")),
+        queries
+            .iter()
+            .all(|query| query.name.starts_with("api.example.org")),
         "{queries:#?}"
     );
     let _ = frames;
