@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Each recipe is one script under scripts/, which can be read and run by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test demo bench lint format image clean
+.PHONY: help setup build test soak demo bench lint format image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ build: ## the static binary, target/<triple>/release/egress-init
 
 test: ## every test: unit, namespaces as root and as a plain user, Docker
 	@scripts/test
+
+soak: ## answers, lists and clients that change for SECONDS=180, and what failed meanwhile
+	@scripts/soak $(or $(SECONDS),180)
 
 demo: ## the static binary in a small internet of its own: what gets out, before and after
 	@scripts/demo

@@ -141,6 +141,7 @@ proptest! {
             nameservers: &nameservers,
             resolver: SocketOwner { uid: 0, gid: Some(4_000_000_000) },
             forwarder,
+            local: &[],
             generation: ledger.generation(),
             names: &ledger.names(now),
             past: &ledger.past(now),

@@ -236,6 +236,7 @@ pub fn terms(
         nameservers: nameservers.clone(),
         resolver: resolver(resolver_gid),
         forwarder: forwarder(upstreams).is_some(),
+        local: local(upstreams),
         lifetimes: config.lifetimes,
     }
 }
@@ -254,10 +255,20 @@ fn forwarder(upstreams: &Upstreams) -> Option<IpAddr> {
     servers.find(IpAddr::is_loopback)
 }
 
+/// All of them, but for those that would be the resolver itself.
+fn local(upstreams: &Upstreams) -> Vec<SocketAddr> {
+    let servers = upstreams.servers.iter().copied();
+    servers
+        .filter(|server| server.ip().is_loopback() && !LISTEN.contains(server))
+        .collect()
+}
+
 /// The firewall and what it is at the moment.
 struct Firewall {
     kernel: Nftables,
     current: Table,
+    /// Whether the sets of names may hold more: what another keeper of this list let in.
+    continues: bool,
     nameservers: Nameservers,
 }
 
@@ -293,6 +304,7 @@ impl Firewall {
                 nameservers: &nameservers,
                 resolver: resolver(gid),
                 forwarder,
+                local: &[],
                 generation: [0; 32],
                 names: &[],
                 past: &[],
@@ -314,6 +326,7 @@ impl Firewall {
         Self {
             kernel,
             current,
+            continues: false,
             nameservers: Nameservers::default(),
         }
     }
@@ -373,8 +386,12 @@ impl Firewall {
                 .map(|timed| Change::Admit(timed.element, timed.life))
                 .collect();
             let updated = self.kernel.update(&changes);
-            if updated.and_then(|()| self.kernel.verify(&next)).is_ok() {
+            if updated
+                .and_then(|()| self.kernel.verify_at_least(&next))
+                .is_ok()
+            {
                 self.current = Table::Ours(next);
+                self.continues = true;
                 return Ok(());
             }
         }
@@ -393,7 +410,12 @@ impl Firewall {
 
     fn verify(&mut self) -> Result<(), Error> {
         let table = self.table()?.clone();
-        Ok(self.kernel.verify(&table)?)
+        let verified = if self.continues {
+            self.kernel.verify_at_least(&table)
+        } else {
+            self.kernel.verify(&table)
+        };
+        Ok(verified?)
     }
 
     fn change_to(&mut self, next: Ruleset) -> Result<(), Error> {

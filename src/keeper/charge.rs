@@ -22,7 +22,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, HashSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     time::{Duration, Instant, SystemTime},
 };
@@ -43,6 +43,8 @@ pub struct Terms {
     pub resolver: SocketOwner,
     /// Whether one of the servers is on loopback and may forward from inside this namespace.
     pub forwarder: bool,
+    /// The servers on loopback.
+    pub local: Vec<SocketAddr>,
     /// How long answers count.
     pub lifetimes: Lifetimes,
 }
@@ -62,6 +64,7 @@ impl Terms {
             nameservers: &self.nameservers,
             resolver: self.resolver,
             forwarder: self.forwarder,
+            local: &self.local,
             generation: ledger.generation(),
             names: &ledger.names(now),
             past: &ledger.past(now),
@@ -217,6 +220,22 @@ impl Charge {
         }
     }
 
+    /// Keeps the last good answer while its successor is still being asked for.
+    pub fn awaits(&mut self, name: &Name) {
+        let now = Instant::now();
+        if self.schedule.keeps(name, now) {
+            self.keep(name, Duration::ZERO, now);
+        }
+    }
+
+    /// The addresses that a name has may be reached for as long as one more answer counts, and for
+    /// `time` at least.
+    fn keep(&mut self, name: &Name, time: Duration, now: Instant) {
+        let leases = self.ledger.leases_of(name, now);
+        // A failure is in the log already.
+        let _ = self.take(name, &leases, time);
+    }
+
     /// What DNS says does not exist is not kept; where it says nothing, the last good answer is.
     fn not_refreshed(&mut self, name: &Name, reason: &Unresolved, now: Instant) {
         let is_news = self
@@ -224,7 +243,7 @@ impl Charge {
             .insert(name.clone(), reason.to_string())
             .is_none();
         let after = self.schedule.failed(name, now);
-        let AfterFailure::Keep { .. } = after else {
+        let AfterFailure::Keep { retry, .. } = after else {
             if is_news {
                 warn!(event = "not-refreshed", "{name} has no address: {reason}");
             }
@@ -243,9 +262,7 @@ impl Charge {
             );
         }
         if !is_answer {
-            let leases = self.ledger.leases_of(name, now);
-            // A failure is in the log already.
-            let _ = self.take(name, &leases, Duration::ZERO);
+            self.keep(name, retry - now, now);
         }
     }
 

@@ -36,18 +36,21 @@ use crate::{
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use status_socket::StatusSocket;
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     convert::Infallible,
-    future,
+    future, io,
     path::PathBuf,
+    pin::pin,
     time::{Duration, Instant},
 };
-use tokio::sync::Notify;
-use tracing::{error, warn};
+use tokio::{sync::Notify, time::timeout};
+use tracing::{debug, error, warn};
 use watch::ListWatch;
 
 /// Names that are refreshed at once.
 const REFRESHES: usize = 64;
+/// The shortest time between two looks at a lookup that takes long.
+const LOOK: Duration = Duration::from_millis(100);
 /// How often the ledger forgets what was over long ago.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 
@@ -77,6 +80,9 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
         deadline,
         status_path,
     } = handover;
+    process::raise_descriptor_limit().unwrap_or_else(|error| {
+        debug!("the limit of open descriptors stays as it is: {error}");
+    });
     let watch = watch_lists(&charge.terms().lists);
     let status_socket = StatusSocket::bind(status_path.clone())
         .inspect_err(|error| {
@@ -92,10 +98,8 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
         charge: &charge,
         proxy: &proxy,
         rescheduled: Notify::new(),
-    };
-    let lists_change = async || match &watch {
-        Some(watch) => watch.changed().await,
-        None => future::pending().await,
+        reload: Notify::new(),
+        reload_asked: Cell::new(false),
     };
     let answer_status = async {
         match &status_socket {
@@ -103,13 +107,16 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
             None => future::pending().await,
         }
     };
-    let mut parts = std::pin::pin!(async {
+    // None of them is ever dropped and begun again, so that none loses what it has heard.
+    let mut parts = pin!(async {
         tokio::select! {
             biased;
-            never = keeper.refresh() => never,
-            never = keeper.sweep() => never,
-            never = answer_status => never,
-            never = proxy.serve() => never,
+            error = keeper.watch(watch.as_ref()) => error,
+            never = keeper.reloads() => match never {},
+            never = keeper.refresh() => match never {},
+            never = keeper.sweep() => match never {},
+            never = answer_status => match never {},
+            never = proxy.serve() => match never {},
         }
     });
     let broken = charge.borrow().broken();
@@ -118,12 +125,8 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
         tokio::select! {
             biased;
             wish = outside.wish() => match wish.map_err(|error| Error::Process("wait for signals", error))? {
-                Wish::Reload => keeper.reload(true).await?,
+                Wish::Reload => keeper.wants_reload(true),
                 Wish::End(code) => return Ok(code),
-            },
-            changed = lists_change() => match changed {
-                Ok(()) => keeper.reload(false).await?,
-                Err(error) => return Err(Error::Process("watch the list files", error)),
             },
             () = broken.notified() => {
                 return Err(match charge.borrow_mut().take_fault() {
@@ -131,7 +134,7 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
                     None => continue,
                 });
             }
-            never = &mut parts => match never {},
+            error = &mut parts => return Err(Error::Process("watch the list files", error)),
         }
     }
 }
@@ -154,9 +157,40 @@ struct Keeper<'a> {
     proxy: &'a Proxy<'a, Charge>,
     /// A reload added names.
     rescheduled: Notify,
+    /// The lists are to be read again.
+    reload: Notify,
+    /// By the wish of somebody, who wants to know that it was done.
+    reload_asked: Cell<bool>,
 }
 
 impl Keeper<'_> {
+    /// Until the lists cannot be watched any more.
+    async fn watch(&self, watch: Option<&ListWatch>) -> io::Error {
+        let Some(watch) = watch else {
+            return future::pending().await;
+        };
+        loop {
+            if let Err(error) = watch.changed().await {
+                return error;
+            }
+            self.wants_reload(false);
+        }
+    }
+
+    fn wants_reload(&self, asked: bool) {
+        self.reload_asked.set(asked || self.reload_asked.get());
+        self.reload.notify_one();
+    }
+
+    /// One after the other, beside everything else: one that has to wait for DNS delays neither
+    /// signals nor answers.
+    async fn reloads(&self) -> Infallible {
+        loop {
+            self.reload.notified().await;
+            self.reload(self.reload_asked.take()).await;
+        }
+    }
+
     /// Asks for each name when it is due.
     async fn refresh(&self) -> Infallible {
         let mut asking = FuturesUnordered::new();
@@ -185,9 +219,21 @@ impl Keeper<'_> {
         let known = self.charge.borrow().known(&name);
         let answer = match known {
             Some(known) => Ok(known),
-            None => self.proxy.refresh(&name).await,
+            None => self.ask_upstream(&name).await,
         };
         (name, answer)
+    }
+
+    /// However long the nameservers take, the last good answer does not end meanwhile.
+    async fn ask_upstream(&self, name: &Name) -> Answer {
+        let pause = self.charge.borrow().terms().lifetimes.grace / 2;
+        let mut lookup = pin!(self.proxy.refresh(name));
+        loop {
+            match timeout(pause.max(LOOK), &mut lookup).await {
+                Ok(answer) => return answer,
+                Err(_) => self.charge.borrow_mut().awaits(name),
+            }
+        }
     }
 
     async fn sweep(&self) -> Infallible {
@@ -198,12 +244,12 @@ impl Keeper<'_> {
     }
 
     /// Reads the lists again and puts what they say in force; where they are wrong, all stays as it
-    /// is. `asked`: by somebody, who wants to know that it was done.
-    async fn reload(&self, asked: bool) -> Result<(), Error> {
+    /// is.
+    async fn reload(&self, asked: bool) {
         let next = self.charge.borrow_mut().read_again(asked);
         let next = match next {
             Ok(Some(next)) => next,
-            Ok(None) => return Ok(()),
+            Ok(None) => return,
             Err(error) => {
                 for line in error.report().lines() {
                     error!(
@@ -211,7 +257,7 @@ impl Keeper<'_> {
                         "the lists were not reloaded: {line}"
                     );
                 }
-                return Ok(());
+                return;
             }
         };
         // What is to be refused inside a network has to be known before the network is opened.
@@ -236,7 +282,6 @@ impl Keeper<'_> {
                 );
             }
         }
-        Ok(())
     }
 
     fn status(&self) -> Status {

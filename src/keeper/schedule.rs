@@ -1,7 +1,7 @@
 //! When each name is asked for again. Pure: it is told the time.
 //!
 //! A name is due when its answer's lifetime is over, which is a grace before its addresses leave
-//! the sets ([`crate::policy::Lifetime`]): so they are in the sets before any client asks. One that fails is
+//! the sets ([`crate::policy::Lifetimes`]): so they are in the sets before any client asks. One that fails is
 //! asked again soon, and its last good answer is kept, but not for ever.
 
 use crate::allowlist::Name;
@@ -116,6 +116,13 @@ impl Schedule {
         had_failed
     }
 
+    /// Whether the last good answer is still kept while no other is to be had.
+    #[must_use]
+    pub fn keeps(&self, name: &Name, now: Instant) -> bool {
+        let good_until = self.names.get(name).and_then(|entry| entry.good_until);
+        good_until.is_some_and(|good_until| now < good_until + KEEP)
+    }
+
     /// The name was not answered.
     pub fn failed(&mut self, name: &Name, now: Instant) -> AfterFailure {
         let Some(entry) = self.names.get_mut(name) else {
@@ -195,6 +202,8 @@ mod tests {
         assert_eq!(pauses[..5], [2, 4, 8, 16, 30]);
         let over = now - (start + MINUTE);
         assert!(over >= KEEP && over < KEEP + RETRY_MAX, "{over:?}");
+        assert!(schedule.keeps(&api, start + MINUTE));
+        assert!(!schedule.keeps(&api, now));
         // It is still asked for, and a good answer counts again.
         assert!(schedule.next().is_some());
         assert!(schedule.succeeded(&api, MINUTE, now));

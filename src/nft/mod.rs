@@ -172,7 +172,13 @@ impl Nftables {
 
     /// Reads the table and compares it with `intended` (I3).
     pub fn verify(&mut self, intended: &Ruleset) -> Result<(), NftError> {
-        read_back::compare(self, intended)
+        read_back::compare(self, intended, &read_back::is_intended)
+    }
+
+    /// The same where the sets of names may hold more: what an earlier keeper of the same list let
+    /// in goes on to its end.
+    pub fn verify_at_least(&mut self, intended: &Ruleset) -> Result<(), NftError> {
+        read_back::compare(self, intended, &read_back::has_intended)
     }
 
     fn commit(&mut self, change: Change) -> Result<(), NftError> {

@@ -15,14 +15,17 @@ use crate::{
 };
 use std::{thread, time::Duration};
 
-pub fn compare(kernel: &mut Nftables, intended: &Ruleset) -> Result<(), NftError> {
+/// Whether a set holds what it should: sorted both, what it holds first.
+type Judge = dyn Fn(&[RawElement], &[RawElement], &Set) -> bool;
+
+pub fn compare(kernel: &mut Nftables, intended: &Ruleset, judge: &Judge) -> Result<(), NftError> {
     compare_table(kernel, intended)?;
     for chain in &intended.chains {
         compare_chain(kernel, chain)?;
     }
     for set in &intended.sets {
         compare_facts(kernel, set)?;
-        compare_elements(kernel, set)?;
+        compare_elements(kernel, set, judge)?;
     }
     Ok(())
 }
@@ -48,7 +51,7 @@ pub fn compare_structure(kernel: &mut Nftables, intended: &Ruleset) -> Result<u3
     for set in &intended.sets {
         compare_facts(kernel, set)?;
         if let Elements::IcmpTypes(_) = set.elements {
-            compare_elements(kernel, set)?;
+            compare_elements(kernel, set, &is_intended)?;
         }
     }
     Ok(intended.mark().unwrap_or(mark))
@@ -105,11 +108,11 @@ fn compare_facts(kernel: &mut Nftables, set: &Set) -> Result<(), NftError> {
     )
 }
 
-fn compare_elements(kernel: &mut Nftables, set: &Set) -> Result<(), NftError> {
+fn compare_elements(kernel: &mut Nftables, set: &Set, judge: &Judge) -> Result<(), NftError> {
     let mut intended: Vec<RawElement> = set.raw_elements().collect();
     intended.sort_unstable();
     let mut patience = PATIENCE;
-    while !is_intended(&held(kernel, set)?, &intended, set) {
+    while !judge(&held(kernel, set)?, &intended, set) {
         patience -= 1;
         same(&format!("what set {} holds", set.name), patience > 0)?;
         thread::sleep(PAUSE);
@@ -119,24 +122,33 @@ fn compare_elements(kernel: &mut Nftables, set: &Set) -> Result<(), NftError> {
 
 /// Both sorted. Elements that end must be there unless they end soon, must not live longer than
 /// intended, and others may be there only if they end soon.
-fn is_intended(held: &[RawElement], intended: &[RawElement], set: &Set) -> bool {
+pub fn is_intended(held: &[RawElement], intended: &[RawElement], set: &Set) -> bool {
     if !set.is_timed() {
         return held == intended;
     }
-    let find = |among: &[RawElement], element: &RawElement| {
-        let order = |other: &RawElement| (other.key, other.end).cmp(&(element.key, element.end));
-        let index = among.binary_search_by(order).ok()?;
-        among[index].life
-    };
-    let is_there = |element: &RawElement| {
-        element.life.is_some_and(|life| life <= SOON) || find(held, element).is_some()
-    };
     let may_be_there = |element: &RawElement| {
         let longest = find(intended, element).unwrap_or_default() + SOON;
         element.life.is_some_and(|life| life <= longest)
     };
-    let whole = is_filled_once(set.name) || intended.iter().all(is_there);
-    whole && held.iter().all(may_be_there)
+    has_intended(held, intended, set) && held.iter().all(may_be_there)
+}
+
+/// The same, but for elements that end: there may be others, and they may live longer.
+pub fn has_intended(held: &[RawElement], intended: &[RawElement], set: &Set) -> bool {
+    if !set.is_timed() {
+        return held == intended;
+    }
+    let is_there = |element: &RawElement| {
+        element.life.is_some_and(|life| life <= SOON) || find(held, element).is_some()
+    };
+    is_filled_once(set.name) || intended.iter().all(is_there)
+}
+
+/// How long an element lives that is among these, which are sorted.
+fn find(among: &[RawElement], element: &RawElement) -> Option<Duration> {
+    let order = |other: &RawElement| (other.key, other.end).cmp(&(element.key, element.end));
+    let index = among.binary_search_by(order).ok()?;
+    among[index].life
 }
 
 /// What may pass between an element's being intended and its being read.

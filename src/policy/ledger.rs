@@ -92,7 +92,8 @@ impl Lifetimes {
 pub struct Timed {
     /// What may be reached.
     pub element: Element,
-    /// For how long from now; whole seconds, as nftables prints them.
+    /// For how long from now; whole seconds, as nftables prints them, and never less than what was
+    /// lent: whoever has the answer counts on it.
     pub life: Duration,
 }
 
@@ -597,13 +598,14 @@ impl Ledger {
         let mut timed: Vec<Timed> = Vec::new();
         for &address in self.lenders.keys() {
             timed.extend(self.pieces_at(address, now, &end).iter().map(|piece| {
-                let life = piece.until.saturating_duration_since(now).as_secs();
+                let life = piece.until.saturating_duration_since(now);
+                let begun = u64::from(life.subsec_nanos() > 0);
                 Timed {
                     element: Element {
                         network: address.into(),
                         service: piece.service,
                     },
-                    life: Duration::from_secs(life.max(1)),
+                    life: Duration::from_secs(life.as_secs() + begun),
                 }
             }));
         }

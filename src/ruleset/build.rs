@@ -7,9 +7,9 @@
 use super::{
     Chain, Hook, Rule, Ruleset,
     contents::{
-        ALLOWED, DENY4, DENY6, ERRORS4, ERRORS6, INBOUND, MLD_IN, MLD_OUT, NAMES, NAMESERVERS4,
-        NAMESERVERS6, ND_IN, ND_OUT, PAST, ServiceSets, icmp_sets, nameserver_sets, policy_sets,
-        timed_sets,
+        ALLOWED, DENY4, DENY6, ERRORS4, ERRORS6, INBOUND, LOCAL_SERVERS, MLD_IN, MLD_OUT, NAMES,
+        NAMESERVERS, ND_IN, ND_OUT, PAST, ServiceSets, icmp_sets, local_server_sets,
+        nameserver_sets, policy_sets, timed_sets,
     },
     set::Family,
     term::{Direction, End, Reject, Term},
@@ -19,7 +19,7 @@ use crate::{
     service::Protocol,
 };
 use sha2::{Digest, Sha256};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// TCP to this address (TEST-NET-1, RFC 5737) and [`CANARY_PORT`] is the canary: only these
 /// rules answer it with protocol unreachable.
@@ -40,6 +40,9 @@ const LISTENERS: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::LOCALHOST),
     IpAddr::V6(Ipv6Addr::LOCALHOST),
 ];
+
+/// Where Docker's embedded DNS listens, on a port of its own behind port 53.
+const EMBEDDED_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 
 const REFUSE: &str = "refuse";
 const DIVERT: &str = "divert";
@@ -89,6 +92,9 @@ pub struct Proxy<'a> {
     /// Whether one of the servers is on loopback and may forward from inside this namespace, as
     /// Docker's does with uid 0 and gid 0: these have the resolver's way out too.
     pub forwarder: bool,
+    /// The servers on loopback. Only what uid 0 and gid 0 sends is an answer of theirs: another
+    /// process may have taken their address or their port.
+    pub local: &'a [SocketAddr],
     /// What tells this list from others ([`crate::policy::Ledger::generation`]). The flows of one
     /// generation go on whatever DNS says meanwhile.
     pub generation: [u8; 32],
@@ -168,6 +174,7 @@ pub fn enforced(policy: &Policy, dns: Dns<'_>) -> Ruleset {
         Dns::Servers(nameservers) => sets.extend(nameserver_sets(nameservers)),
         Dns::Proxy(proxy) => {
             sets.extend(nameserver_sets(proxy.nameservers));
+            sets.extend(local_server_sets(proxy.local));
             sets.extend(timed_sets(NAMES, proxy.names));
             sets.extend(timed_sets(PAST, proxy.past));
             chains.push(divert(proxy));
@@ -188,12 +195,14 @@ fn output(dns: Dns<'_>) -> Vec<Rule> {
         Dns::Closed => rules.extend(close_dns()),
         Dns::Servers(_) => {}
         Dns::Proxy(proxy) => {
+            rules.push(resolver_on_loopback(proxy.resolver));
             rules.extend(way_out(&proxy.owners(), RESOLVER_MARK));
             rules.extend(to_unknown_nameservers(
                 proxy.nameservers,
                 FORWARDER,
                 RESOLVER_MARK,
             ));
+            rules.extend(refuse_forged_answers());
             rules.extend(to_listeners());
             rules.extend(close_dns());
         }
@@ -316,18 +325,24 @@ fn refuse_hidden_destinations() -> Vec<Rule> {
 
 /// By the port that the flow was first sent to: Docker's nat rules turn 127.0.0.11:53 into
 /// another port before this chain sees it. Only in that direction: a reset that refuses a query
-/// is of the same flow, the other way.
+/// is of the same flow, the other way. That other port is open to whoever finds it, so nothing
+/// goes to the address of Docker's DNS at all.
 fn close_dns() -> Vec<Rule> {
-    Protocol::ALL
-        .map(|protocol| {
-            Rule(vec![
-                Term::IsProtocol(protocol),
-                Term::Direction(Direction::Original),
-                Term::OriginalDestinationPort(DNS_PORT),
-                Term::Goto(REFUSE),
-            ])
-        })
-        .into()
+    let to_port = |protocol| {
+        Rule(vec![
+            Term::IsProtocol(protocol),
+            Term::Direction(Direction::Original),
+            Term::OriginalDestinationPort(DNS_PORT),
+            Term::Goto(REFUSE),
+        ])
+    };
+    let mut rules: Vec<Rule> = Protocol::ALL.map(to_port).into();
+    rules.push(Rule(vec![
+        Term::Direction(Direction::Original),
+        Term::DestinationIs(EMBEDDED_DNS),
+        Term::Goto(REFUSE),
+    ]));
+    rules
 }
 
 fn established(mark: u32) -> Rule {
@@ -373,7 +388,7 @@ fn way_out(owners: &[SocketOwner], mark: u32) -> Vec<Rule> {
 }
 
 fn to_nameservers(owner: Option<SocketOwner>, mark: u32) -> Vec<Rule> {
-    [(Family::V4, NAMESERVERS4), (Family::V6, NAMESERVERS6)]
+    NAMESERVERS
         .map(|(family, set)| {
             let mut terms = owner.map(SocketOwner::terms).unwrap_or_default();
             terms.extend([
@@ -416,6 +431,49 @@ fn to_listeners() -> Vec<Rule> {
         })
     });
     listeners.collect()
+}
+
+/// Marks the resolver's flows to servers on loopback, so that their answers can be told.
+fn resolver_on_loopback(resolver: SocketOwner) -> Rule {
+    let mut terms = resolver.terms();
+    terms.extend([
+        Term::LeavesByLoopback,
+        Term::Direction(Direction::Original),
+        Term::SetMark(RESOLVER_MARK),
+        Term::Accept,
+    ]);
+    Rule(terms)
+}
+
+/// What reaches the resolver by loopback and is not from those who may answer it there, who came
+/// before: an answer from a port that a server left or shares, or from the address of a server far
+/// away, which IPv6 lets anybody take (`IPV6_FREEBIND`). And queries to a server on loopback that
+/// is not at port 53.
+fn refuse_forged_answers() -> Vec<Rule> {
+    let mut rules = vec![Rule(vec![
+        Term::LeavesByLoopback,
+        Term::Answered,
+        Term::Direction(Direction::Reply),
+        Term::Mark(RESOLVER_MARK),
+        Term::Goto(REFUSE),
+    ])];
+    let mut refuse = |end, (family, set)| {
+        rules.push(Rule(vec![
+            Term::LeavesByLoopback,
+            service(family, end, end, set),
+            Term::Goto(REFUSE),
+        ]));
+    };
+    for set in NAMESERVERS {
+        refuse(End::Source, set);
+    }
+    for set in LOCAL_SERVERS {
+        refuse(End::Source, set);
+    }
+    for set in LOCAL_SERVERS {
+        refuse(End::Destination, set);
+    }
+    rules
 }
 
 /// Every query goes to the resolver, whatever server it was sent to, but for the resolver's own.

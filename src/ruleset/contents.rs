@@ -6,6 +6,7 @@ use crate::{
     service::{PortRange, Protocol, Service},
 };
 use ipnet::IpNet;
+use std::net::SocketAddr;
 
 pub(super) const ALLOW4: &str = "allow4";
 pub(super) const ALLOW4_RANGES: &str = "allow4_ranges";
@@ -25,6 +26,8 @@ pub(super) const INBOUND4: &str = "inbound4";
 pub(super) const INBOUND6: &str = "inbound6";
 pub(super) const NAMESERVERS4: &str = "nameservers4";
 pub(super) const NAMESERVERS6: &str = "nameservers6";
+pub(super) const LOCAL_SERVERS4: &str = "local_servers4";
+pub(super) const LOCAL_SERVERS6: &str = "local_servers6";
 pub(super) const ND_IN: &str = "nd_in";
 pub(super) const ND_OUT: &str = "nd_out";
 pub(super) const MLD_IN: &str = "mld_in";
@@ -57,6 +60,12 @@ pub(super) const ALLOWED: ServiceSets = [
 ];
 
 pub(super) const INBOUND: [(Family, &str); 2] = [(Family::V4, INBOUND4), (Family::V6, INBOUND6)];
+
+pub(super) const NAMESERVERS: [(Family, &str); 2] =
+    [(Family::V4, NAMESERVERS4), (Family::V6, NAMESERVERS6)];
+
+pub(super) const LOCAL_SERVERS: [(Family, &str); 2] =
+    [(Family::V4, LOCAL_SERVERS4), (Family::V6, LOCAL_SERVERS6)];
 
 pub(super) fn icmp_sets() -> Vec<Set> {
     // RFC 792; RFC 4443, 4861 and 3810 for ICMPv6.
@@ -201,29 +210,36 @@ pub(super) fn timed_sets(sets: ServiceSets, timed: &[Timed]) -> Vec<Set> {
 }
 
 pub(super) fn nameserver_sets(nameservers: &Nameservers) -> Vec<Set> {
-    [(Family::V4, NAMESERVERS4), (Family::V6, NAMESERVERS6)]
-        .map(|(family, name)| {
-            let servers = nameservers
-                .servers
-                .iter()
-                .filter(|server| Family::of(server.ip()) == family);
-            let services = servers.flat_map(|server| {
-                Protocol::ALL.map(|protocol| Element {
-                    network: IpNet::from(server.ip()),
-                    service: Service {
-                        protocol,
-                        ports: PortRange::single(server.port()),
-                    },
-                })
-            });
-            let mut services: Vec<Element> = services.collect();
-            services.sort_unstable();
-            services.dedup();
-            Set {
-                name,
-                key: Key::Service(family),
-                elements: Elements::Services(services),
-            }
-        })
-        .into()
+    let servers: Vec<SocketAddr> = nameservers.servers.iter().copied().collect();
+    server_sets(NAMESERVERS, &servers)
+}
+
+pub(super) fn local_server_sets(servers: &[SocketAddr]) -> Vec<Set> {
+    server_sets(LOCAL_SERVERS, servers)
+}
+
+fn server_sets(sets: [(Family, &'static str); 2], servers: &[SocketAddr]) -> Vec<Set> {
+    sets.map(|(family, name)| {
+        let servers = servers
+            .iter()
+            .filter(|server| Family::of(server.ip()) == family);
+        let services = servers.flat_map(|server| {
+            Protocol::ALL.map(|protocol| Element {
+                network: IpNet::from(server.ip()),
+                service: Service {
+                    protocol,
+                    ports: PortRange::single(server.port()),
+                },
+            })
+        });
+        let mut services: Vec<Element> = services.collect();
+        services.sort_unstable();
+        services.dedup();
+        Set {
+            name,
+            key: Key::Service(family),
+            elements: Elements::Services(services),
+        }
+    })
+    .into()
 }

@@ -265,6 +265,7 @@ fn proxy<'a>(nameservers: &'a Nameservers, names: &'a [Timed]) -> Proxy<'a> {
         nameservers,
         resolver: RESOLVER,
         forwarder: false,
+        local: &[],
         generation: [7; 32],
         names,
         past: names,
@@ -284,7 +285,9 @@ fn in_proxy_only_the_resolver_has_a_way_out_to_dns() {
     let ruleset = enforced(&policy(), Dns::Proxy(&proxy(&nameservers, &[])));
     let output = rules(&ruleset, "output");
     let owner = "meta skuid 0 meta skgid 4000000000 ";
-    let to_servers = output.iter().filter(|rule| rule.contains("@nameservers"));
+    let to_servers = output
+        .iter()
+        .filter(|rule| rule.contains("dport @nameservers"));
     assert!(to_servers.clone().all(|rule| rule.starts_with(owner)));
     assert_eq!(to_servers.count(), 2);
     assert!(!output.iter().any(|rule| rule.contains("skgid 0 ")));
@@ -350,10 +353,49 @@ fn the_resolvers_flows_have_a_mark_that_lets_nothing_out() {
         .into_iter()
         .filter(|rule| rule.contains(&set))
         .collect();
-    assert_eq!(marked.len(), 2);
-    assert!(marked.iter().all(|rule| rule.contains("@nameservers")));
+    assert_eq!(marked.len(), 3);
+    let to = |rule: &String| rule.contains("@nameservers") || rule.contains("oif \"lo\" ");
+    assert!(marked.iter().all(to));
     assert_eq!(ruleset.clone().with_mark(mark), ruleset);
     assert_eq!(ruleset.clone().with_mark(8).mark(), Some(8));
+}
+
+#[test]
+fn an_answer_by_loopback_is_the_servers_own() {
+    let nameservers = known_nameservers();
+    let local = [SocketAddr::from(([127, 0, 0, 1], 5053))];
+    let proxy = Proxy {
+        forwarder: true,
+        local: &local,
+        ..proxy(&nameservers, &[])
+    };
+    let ruleset = enforced(&policy(), Dns::Proxy(&proxy));
+    assert!(ruleset.to_string().contains("127.0.0.1 . udp . 5053"));
+    let output = rules(&ruleset, "output");
+    let servers_own = position(&output, "meta skuid 0 meta skgid 0 oif \"lo\" accept");
+    let others = output
+        .iter()
+        .position(|rule| rule == "oif \"lo\" accept")
+        .unwrap();
+    for refused in [
+        "oif \"lo\" ct state established ct direction reply ct mark 0x",
+        "oif \"lo\" ip saddr . meta l4proto . th sport @nameservers4 goto refuse",
+        "oif \"lo\" ip6 saddr . meta l4proto . th sport @nameservers6 goto refuse",
+        "oif \"lo\" ip saddr . meta l4proto . th sport @local_servers4 goto refuse",
+        "oif \"lo\" ip daddr . meta l4proto . th dport @local_servers4 goto refuse",
+    ] {
+        let refused = position(&output, refused);
+        assert!(servers_own < refused && refused < others);
+    }
+}
+
+#[test]
+fn dockers_dns_is_closed_whatever_its_port() {
+    let to_it = "ct direction original ip daddr 127.0.0.11 goto refuse";
+    for ruleset in [locked(None), enforced(&policy(), Dns::Closed)] {
+        let output = rules(&ruleset, "output");
+        assert!(position(&output, to_it) < position(&output, "oif \"lo\" accept"));
+    }
 }
 
 #[test]

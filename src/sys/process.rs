@@ -18,6 +18,14 @@ pub fn set_groups(groups: &[u32]) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })
 }
 
+/// Lets this process open as many descriptors as the hard limit allows: `RLIMIT_NOFILE` in
+/// getrlimit(2). Children that run already keep their own.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
 /// Sets real, effective and saved group id of the calling thread alone: setresgid(2).
 pub fn set_gid(gid: u32) -> io::Result<()> {
     // SAFETY: the call takes three integers.

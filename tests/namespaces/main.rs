@@ -8,21 +8,30 @@ mod support;
 
 mod doctor;
 mod enforcement;
+mod floods;
 mod flows;
 mod ground;
 mod health;
 mod host_network;
+mod lifetimes;
 mod live_sets;
 mod logs;
 mod names;
 mod plan;
 mod privileges;
+mod queries;
+mod reload;
 mod resolver;
 mod sentinel;
+mod sidecar;
+mod soak;
 mod start;
 mod state_dir;
+mod status;
 mod supervise;
 mod terminal;
+mod tunnels;
+mod upstreams;
 
 use std::process::ExitCode;
 
@@ -30,11 +39,20 @@ fn main() -> ExitCode {
     let cases = [
         ground::cases(),
         enforcement::cases(),
+        floods::cases(),
         flows::cases(),
+        lifetimes::cases(),
         names::cases(),
         privileges::cases(),
+        queries::cases(),
+        reload::cases(),
         resolver::cases(),
         sentinel::cases(),
+        sidecar::cases(),
+        soak::cases(),
+        status::cases(),
+        tunnels::cases(),
+        upstreams::cases(),
         start::cases(),
         doctor::cases(),
         health::cases(),

@@ -14,6 +14,7 @@
 pub mod capture;
 pub mod dns;
 pub mod harness;
+pub mod live;
 pub mod outside;
 pub mod probe;
 pub mod sys;

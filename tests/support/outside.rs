@@ -11,6 +11,7 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::Mutex,
     thread,
+    time::Duration,
 };
 
 use nix::{
@@ -37,6 +38,8 @@ enum Request {
     Settle,
     /// Run the DNS servers with this zone.
     Zone(Box<ZoneSpec>),
+    /// Answer from this zone from now on; the log goes on.
+    Change(Box<ZoneSpec>),
     /// What the configured and what the foreign DNS server was asked.
     Queries,
     /// Everything captured before the marker with this number.
@@ -100,6 +103,11 @@ impl Outside {
 
     pub fn zone(&self, zone: ZoneSpec) {
         self.ask(&Request::Zone(Box::new(zone)));
+    }
+
+    /// The DNS servers answer from another zone from now on.
+    pub fn change(&self, zone: ZoneSpec) {
+        self.ask(&Request::Change(Box::new(zone)));
     }
 
     /// What the configured and what the foreign DNS server was asked.
@@ -181,6 +189,12 @@ fn answer(
             ));
             Reply::Done
         }
+        Request::Change(zone) => {
+            let (configured, foreign) = dns.as_ref().ok_or("there is no DNS server yet")?;
+            configured.change(*zone.clone());
+            foreign.change(*zone);
+            Reply::Done
+        }
         Request::Settle => {
             world::wait_until_running("world");
             Reply::Done
@@ -200,6 +214,12 @@ fn answer(
 
 /// Echo servers for TCP and UDP, on every address, both families.
 fn serve_echo() -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, world::TICKER))?;
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || tick(stream));
+        }
+    });
     for port in world::PORTS {
         let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
         thread::spawn(move || {
@@ -217,6 +237,14 @@ fn serve_echo() -> io::Result<()> {
         });
     }
     Ok(())
+}
+
+/// Talks without being talked to.
+fn tick(mut stream: TcpStream) -> io::Result<()> {
+    loop {
+        stream.write_all(b"tick")?;
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Echoes until the other side closes.

@@ -13,7 +13,10 @@ use std::{
 use nix::{errno::Errno, libc};
 use serde::{Deserialize, Serialize};
 
-use super::sys;
+use super::{
+    dns::{DnsServer, ZoneSpec},
+    sys,
+};
 
 /// How long an attempt waits before it counts as a timeout: longer than TCP takes to send a lost
 /// packet again. Rejects have to be quicker.
@@ -60,6 +63,13 @@ pub enum Step {
     /// To open a file below /proc of the parent of this process, and to read it or, if so, to have
     /// it open to be written.
     ParentFile(String, bool),
+    /// Answers DNS queries at this address for as long as this process lives.
+    ServeDns(SocketAddr, Box<ZoneSpec>),
+    /// A datagram from this address, which need not be this namespace's own.
+    Forged(SocketAddr, SocketAddr),
+    /// Queries for different names below this one, as fast as can be, for so many milliseconds;
+    /// nobody reads the answers. How many there were.
+    Flood(SocketAddr, String, u64),
     /// What this process is: see [`Status`].
     Status,
 }
@@ -154,6 +164,17 @@ impl Step {
                     file.read_exact(&mut [0])?;
                 }
             }
+            Self::ServeDns(at, zone) => {
+                let server = DnsServer::start(ZoneSpec::clone(zone), &[*at])?;
+                std::mem::forget(server);
+            }
+            Self::Forged(from, to) => {
+                let socket = sys::freebound(*from)?;
+                socket.send_to(b"forged", to)?;
+            }
+            Self::Flood(server, name, ms) => {
+                return Ok(flood(*server, name, Duration::from_millis(*ms))?.into());
+            }
             Self::Status => return Ok(serde_json::to_value(status()?)?),
         }
         Ok(serde_json::Value::Null)
@@ -231,6 +252,20 @@ fn dns_over_tcp(server: SocketAddr, name: &str) -> io::Result<()> {
     let length = u16::try_from(query.len()).unwrap();
     stream.write_all(&[&length.to_be_bytes(), &query[..]].concat())?;
     stream.read_exact(&mut [0; 14])
+}
+
+fn flood(server: SocketAddr, name: &str, time: Duration) -> io::Result<u64> {
+    let end = Instant::now() + time;
+    let socket = udp_socket(server)?;
+    socket.connect(server)?;
+    let mut sent = 0;
+    while Instant::now() < end {
+        let query = query(&format!("x{sent}.{name}"));
+        // What the other side has no room for is lost, as it is to be.
+        let _ = socket.send(&query);
+        sent += 1;
+    }
+    Ok(sent)
 }
 
 fn lookup(name: &str) -> io::Result<serde_json::Value> {

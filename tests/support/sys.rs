@@ -43,6 +43,20 @@ pub fn set_option(socket: &impl AsRawFd, level: i32, option: i32, octets: &[u8])
     .map(drop)
 }
 
+/// A UDP socket bound to an address that need not exist here: `IP_FREEBIND` in ip(7).
+pub fn freebound(address: std::net::SocketAddr) -> io::Result<std::net::UdpSocket> {
+    use nix::sys::socket::{SockaddrStorage, bind};
+    let (family, level, option) = if address.is_ipv4() {
+        (libc::AF_INET, libc::IPPROTO_IP, libc::IP_FREEBIND)
+    } else {
+        (libc::AF_INET6, libc::IPPROTO_IPV6, libc::IPV6_FREEBIND)
+    };
+    let socket = socket(family, libc::SOCK_DGRAM, 0)?;
+    set_option(&socket, level, option, &1_i32.to_ne_bytes())?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(socket.into())
+}
+
 /// How many frames an `AF_PACKET` socket has lost since this was last asked (packet(7)).
 pub fn packets_dropped(socket: &impl AsRawFd) -> io::Result<u32> {
     // struct tpacket_stats: packets, drops.

@@ -61,6 +61,9 @@ pub const PORTS: [u16; 12] = [
     22, 80, 123, 443, 444, 5432, 7999, 8000, 8050, 8100, 8101, 9000,
 ];
 
+/// Where a server outside talks all the time and listens to nobody, TCP.
+pub const TICKER: u16 = 1900;
+
 /// Where the world keeps its own files, in the private /etc.
 const FILES: &str = "/etc/world";
 /// The binary under test, as the inside sees it: the build directory may be closed to the

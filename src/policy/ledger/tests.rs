@@ -151,6 +151,21 @@ fn an_answer_opens_its_addresses_for_its_time() {
 }
 
 #[test]
+fn the_sets_are_never_short_of_what_was_lent() {
+    let now = Instant::now();
+    let mut ledger = ledger("a.com:443");
+    let until = now + 2 * SECOND;
+    ledger.answer(&name("a.com"), &addresses(&["192.0.2.1"]), until, now);
+    for (later, seconds) in [(0, 2), (1, 2), (999, 2), (1000, 1), (1999, 1)] {
+        let names = ledger.names(now + Duration::from_millis(later));
+        assert_eq!(
+            printed(&names),
+            [format!("192.0.2.1 . tcp . 443 {seconds}")]
+        );
+    }
+}
+
+#[test]
 fn lifetimes_have_a_floor_and_a_ceiling() {
     assert_eq!(lifetime(Duration::ZERO), FLOOR + GRACE);
     assert_eq!(lifetime(300 * SECOND), 300 * SECOND + GRACE);

@@ -1,0 +1,92 @@
+//! A command that asks as fast as it can, of names that are listed and of others: everything else
+//! has its turn, and nothing grows without end.
+
+use std::{fs, thread::sleep, time::Duration};
+
+use crate::{
+    cases,
+    support::{
+        dns::ZoneSpec,
+        harness::needs_second_uid,
+        live::{SHORT, eventually, is_open, resident, status, supervised_above},
+        probe::Step,
+        world::{ALLOWLIST, DNS, PROBE, Run, World, allowlist, rejects},
+    },
+};
+
+cases!(floods:
+    nothing_starves_in_a_flood,
+);
+
+fn zone(last: u8) -> ZoneSpec {
+    let address = format!("198.51.100.{last}");
+    ZoneSpec::new()
+        .addresses("api.example.org", &[&address])
+        .ttl("api.example.org", 1)
+        .addresses("git.example.org", &["198.51.100.20"])
+}
+
+/// What an address family takes that is not asked for in the meantime.
+const GROWTH: u64 = 8 * 1024;
+
+fn nothing_starves_in_a_flood() {
+    needs_second_uid();
+    let world = World::with_zone(zone(10));
+    allowlist("api.example.org\n*.wild.example\n");
+    let steps =
+        |name: &str| serde_json::to_string(&[Step::Flood(DNS[0], name.into(), 15_000)]).unwrap();
+    // The last of them leaves orphans all the time, beside its queries.
+    let script = format!(
+        "sleep 2
+         {PROBE} __probe '{}' > /dev/null &
+         {PROBE} __probe '{}' > /dev/null &
+         end=$(($(date +%s) + 15))
+         while [ $(date +%s) -lt $end ]; do (sleep 0.01 & sleep 0.02 &); done
+         wait",
+        steps("unlisted.example.net"),
+        steps("wild.example"),
+    );
+    let mut started = supervised_above(&world, &SHORT, &["/bin/sh", "-c", &script]);
+    assert!(is_open([198, 51, 100, 10].into()));
+    let before = resident(started.id());
+    sleep(Duration::from_secs(4));
+    let refused = || status()["counters"]["dns"]["refused"].as_u64().unwrap();
+    let first = refused();
+    // Refresh.
+    world.outside.change(zone(11));
+    eventually("a refresh", || is_open([198, 51, 100, 11].into()));
+    // Reload, as the file changes and as somebody asks.
+    fs::write(
+        ALLOWLIST,
+        "api.example.org\ngit.example.org\n*.wild.example\n",
+    )
+    .unwrap();
+    eventually("a reload", || status()["policy"]["generation"] == 2);
+    eventually("its names", || is_open([198, 51, 100, 20].into()));
+    rejects(&[Step::Tcp(([198, 51, 100, 99], 443).into())]);
+    assert!(
+        refused() > first + 1000,
+        "it is a flood: {first} {}",
+        refused()
+    );
+    // Orphans are reaped: those that sleep are all there are.
+    let zombies = || {
+        let ran = Run::new("ps")
+            .args(["-o", "stat=", "--ppid", &started.id().to_string()])
+            .run();
+        ran.stdout()
+            .lines()
+            .filter(|line| line.starts_with('Z'))
+            .count()
+    };
+    eventually("orphans are reaped", || zombies() < 20);
+    let after = resident(started.id());
+    assert!(
+        after < before + GROWTH,
+        "{before} KiB before, {after} KiB after"
+    );
+    while started.is_running() {
+        sleep(Duration::from_millis(100));
+    }
+    started.finish().exits(0);
+}
