@@ -4,6 +4,7 @@
 #   real_clients LIST...     makes the image, whose list has these entries; sets $mounts, options of every
 #                            container of it
 #   web NAME OPTIONS...      a container $id-NAME of it that serves HTTP, HTTPS, git and ssh
+#   at_once CLIENT           how long it may take to fail
 #   arrived_at NAME          how many came there
 #
 # In such a container /clients/attempt HOST... tries every one of $clients: integration/clients.
@@ -65,5 +66,9 @@ web() {
         "${mounts[@]}" --entrypoint /clients/serve "$run_image" >/dev/null
     until_true logged "$name" '^serving'
 }
+
+# How many milliseconds, as a pattern, are sooner than the timeouts of a client; pip alone takes seconds
+# to start on a loaded machine.
+at_once() { if [[ $1 == pip ]]; then echo '1?[0-9]{1,4}'; else echo '[0-9]{1,4}'; fi; }
 
 arrived_at() { logs "$1" | grep --count --extended-regexp '^arrived|Request|Connection|Accepted' || true; }

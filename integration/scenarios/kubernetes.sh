@@ -189,7 +189,7 @@ row 'it has all that belongs to it' test 'ConfigMap Deployment NetworkPolicy Pod
 docker rm --force "$id-dns" >/dev/null
 domain=executors.svc.cluster.local
 server dns --network "$net" --ip "$dns4" --ip6 "$dns6" -- dns "main-app.$domain=$main4" "other.$domain=$other4" \
-    "other.example.org=$other4" "new.wild.example.org=$other4"
+    "other.example.org=$other4" "new.example.org=$other4"
 # A pod's resolv.conf; and as no kubelet opens low ports to everybody, unlike this engine.
 printf 'nameserver %s\nsearch %s svc.cluster.local cluster.local\noptions ndots:5\n' "$dns4" "$domain" >"$work/resolv.conf"
 kubelet=(--sysctl net.ipv4.ip_unprivileged_port_start=1024)
@@ -236,24 +236,24 @@ row "the livenessProbe's command answers, with the name below its search domain"
 in_pod app /egress-init status
 row 'which is not for the executor' eval 'exits 125 && says "ask as root"'
 reloaded() { said keeper "the lists are in force as they are now: .*generation $1"; }
-config_map 2 main-app:443 '*.wild.example.org:443'
+config_map 2 main-app:443 new.example.org:443 '*.wild.example.org:443'
 row 'a change of the ConfigMap is put in force' until_true reloaded 2
-in_pod app /probe get new.wild.example.org:443
-row 'what is new is reached' says '^get new.wild.example.org:443 ok'
+in_pod app /probe get new.example.org:443
+row 'what is new is reached' says '^get new.example.org:443 ok'
 before=$(arrivals other)
 
 docker kill "$pod-keeper" >/dev/null
-in_pod app /probe tcp "$main4:443" get new.wild.example.org:443 dns-query "$dns4" other.example.org udp "$other4:443" tcp "[$other6]:443"
+in_pod app /probe tcp "$main4:443" get new.example.org:443 dns-query "$dns4" other.example.org udp "$other4:443" tcp "[$other6]:443"
 row 'the sidecar is dead: addresses that were open stay so' was tcp "$main4:443" ok
-row 'no name resolves, by no way' eval 'says "^get new.wild.example.org:443 failed" && was dns-query "$dns4 other.example.org" failed'
+row 'no name resolves, by no way' eval 'says "^get new.example.org:443 failed" && was dns-query "$dns4 other.example.org" failed'
 row 'nothing else is open' eval 'was udp "$other4:443" failed && was tcp "[$other6]:443" failed'
 row "the executor's probes still verify" probe_of app
 docker start "$pod-keeper" >/dev/null
 answers() { in_pod keeper /egress-init status && exits 0; }
 row 'it is started again, and takes over' until_true answers
-in_pod app /probe get main-app:443 get new.wild.example.org:443 dns-query "$dns4" other.example.org udp "$other4:443"
+in_pod app /probe get main-app:443 get new.example.org:443 dns-query "$dns4" other.example.org udp "$other4:443"
 row 'names resolve again, of the list alone' \
-    eval 'says "^get main-app:443 ok" && says "^get new.wild.example.org:443 ok" && was dns-query "$dns4 other.example.org" "ok response code 5" && was udp "$other4:443" failed'
+    eval 'says "^get main-app:443 ok" && says "^get new.example.org:443 ok" && was dns-query "$dns4 other.example.org" "ok response code 5" && was udp "$other4:443" failed'
 row 'the connection of the executor went on through all of it' \
     eval 'said app "^hold $(escaped "$main4"):443 up" && not said app "^hold .* cut"'
 row 'nothing but the new name reached the other server' test $((before + 1)) -eq "$(arrivals other)"

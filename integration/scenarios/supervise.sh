@@ -2,6 +2,7 @@
 # --supervise in a container's life: signals and exit codes, reload, status, restart, a terminal, a
 # read-only root, the capabilities that it takes, users.
 source "$(dirname "$0")/../lib.sh"
+public=1
 world
 mapfile -t attempts < <(everything)
 supervised=(--cap-add NET_ADMIN -- --supervise)
@@ -102,10 +103,11 @@ reloaded() { # reloaded NAME GENERATION
     until_true logged "$1" "the lists are in force as they are now: .*generation $2"
 }
 without_other() { # without_other NAME: the other server is cut, the first one is not
-    exec_in "$1" --user 1000 -- /probe tcp "$other4:443" tcp "$api4:443" tcp "$api4:444"
+    local name=$1
+    exec_in "$name" --user 1000 -- /probe tcp "$other4:443" tcp "$api4:443" tcp "$api4:444"
     row 'what was revoked is cut, the established connection too' \
-        eval 'was tcp "$other4:443" failed && until_true logged "$1" "^hold $(escaped "$other4"):443 cut"'
-    row 'what stays allowed goes on' eval 'was tcp "$api4:443" ok && sleep 1 && ! logged "$1" "^hold $(escaped "$api4"):443 cut"'
+        eval 'was tcp "$other4:443" failed && until_true logged "$name" "^hold $(escaped "$other4"):443 cut"'
+    row 'what stays allowed goes on' eval 'was tcp "$api4:443" ok && sleep 1 && ! logged "$name" "^hold $(escaped "$api4"):443 cut"'
     row 'what is new is open' was tcp "$api4:444" ok
 }
 new=("*.example.org:80" "$api4:443-444")
