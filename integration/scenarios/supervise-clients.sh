@@ -45,7 +45,7 @@ scenario_on() { # scenario_on NETWORK NAMESERVER OTHER WHERE
     for client in "${clients[@]}"; do
         row "$client reaches a name below the wildcard" says "^$client one.wild.example.org ok"
         row "$client fails at another name at once" \
-            says "^$client other.example.org failed $(at_once "$client") ms: .*(resolv|resolution|EAI_AGAIN)"
+            says "^$client other.example.org failed $(at_once "$client") ms: .*(resolv|resolution|EAI_AGAIN|No matching distribution)"
     done
     row 'the other server has seen nobody' test "$before" -eq "$(arrived_at "$3")"
 }
@@ -59,10 +59,8 @@ row 'the nameserver was the one of --dns' says "^hosts: nameserver $(escaped "$b
 server far --network "$net" --ip "$far4" --ip6 "$far6" -- serve 80 853 5353
 # captured NAME: $capture is what the container $id-NAME sends from now on.
 captured() {
-    local pid index interface
-    pid=$(docker inspect --format '{{.State.Pid}}' "$id-$1")
-    index=$(as_root nsenter --target "$pid" --net cat /sys/class/net/eth0/iflink 2>/dev/null) ||
-        index=$(docker exec "$id-$1" cat /sys/class/net/eth0/iflink)
+    local index interface
+    index=$(docker exec "$id-$1" cat /sys/class/net/eth0/iflink)
     interface=$(grep --files-with-matches --line-regexp "$index" /sys/class/net/*/ifindex | cut -d / -f 5)
     capture=$work/capture-$1
     as_root python3 integration/capture.py "$interface" >"$capture" &
@@ -102,7 +100,7 @@ for way in udp txt tcp long; do
     row "$way: refused at once, with the extended error Blocked, whatever server it names" \
         test 5 -eq "$(grep --count "^$way [^ ]* nothing: blocked" <<<"$output")"
 done
-row 'a long name below the wildcard is refused too' says '^below-wildcard .* nothing: blocked'
+row 'a long name below the wildcard is refused too' says '^below-wildcard .* nothing: refused'
 row 'no packet has left the container' test 1 -eq "$(packets)"
 row 'no question has arrived at the nameserver' test "$asked" -eq "$(arrivals dns)"
 row 'nothing has arrived at the other machine' test "$far" -eq "$(arrivals far)"
