@@ -88,7 +88,7 @@ impl StartLockError {
                 Some("end that process and start again".to_owned())
             }
             Self::Kept(_) => Some(
-                "it reads its list files again when they change, and all its lists on SIGHUP; for other rules than these, end it first"
+                "it reads its list files again when they change and on SIGHUP; for other rules than these, end it first"
                     .to_owned(),
             ),
             Self::Held { .. } | Self::Foreign(_) => Some(
