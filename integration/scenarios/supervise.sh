@@ -150,7 +150,10 @@ docker start "$id-again" >/dev/null
 row 'docker start: the same once more' until_true times 'get api.example.org:443 ok' 3
 row 'and never another server' test 3 -eq "$(logs again | grep --count "^tcp $(escaped "$other4"):443 failed")"
 exec_in again -- /egress-init --user node --allow "$other4" -- /probe tcp "$other4:443"
-row 'a second start by exec does not take the rules away' eval 'exits 125 && not says "^tcp"'
+row 'a second start by exec ends at once, with 125, and says who is there' \
+    eval 'exits 125 && says "keeps the rules of this network namespace" && not says "^tcp"'
+exec_in again --user 1000 -- /egress-init check
+row 'and has changed nothing: check verifies' exits 0
 
 scenario 'what process 1 keeps'
 start above "${supervised[@]}" --user node -- /probe wait
