@@ -225,6 +225,8 @@ for user in 1234:4321 node 1000; do
 done
 run "${supervised[@]}" -- /probe get api.example.org:443
 row 'root with the embedded DNS, which forwards as root: 125, and what to do' refused 'uid 0 and gid 0.*--user.*--dns-upstream'
+run --cap-add NET_ADMIN -- --supervise --dns-upstream "$dns4" --keep-cap SETGID -- /probe get api.example.org:443
+row 'root that keeps SETGID, by which it could pass for the resolver: 125' refused '--keep-cap SETGID.*resolver'
 run --cap-add NET_ADMIN -- --supervise --dns-upstream "$dns4" -- /probe "${state[@]}" get api.example.org:443 \
     dns-query "$dns4" tunnel.example.com "${attempts[@]}"
 row 'root with --dns-upstream: it runs, with nothing kept' eval 'exits 0 && nothing_kept && says "^get api.example.org:443 ok" && fenced_by_name'
