@@ -31,6 +31,7 @@ use crate::{
     proxy::{Limits, Listeners, Proxy},
     resolve::{Answer, nameservers::Upstreams},
     status::{DnsCounters, Status},
+    sys::process,
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use status_socket::StatusSocket;
@@ -112,6 +113,7 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
         }
     });
     let broken = charge.borrow().broken();
+    process::give_memory_back();
     loop {
         tokio::select! {
             biased;
