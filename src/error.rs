@@ -98,6 +98,18 @@ impl UnresolvedNames {
     }
 }
 
+/// What the user can do where a system call failed that does not fail: the system has not enough
+/// of something, or forbids it.
+pub(crate) fn resources(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => {
+            "see which seccomp profile or security module of the container denies it"
+        }
+        _ => "raise the container's limits on memory, processes and open files",
+    }
+    .to_owned()
+}
+
 /// The usual reasons why port 53 is not to be had.
 fn listen_remedy(error: &io::Error) -> Option<String> {
     match error.kind() {
@@ -230,7 +242,8 @@ impl Error {
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         match self {
-            Self::Settings(_) | Self::Interrupted(_) | Self::Process(..) => None,
+            Self::Settings(_) | Self::Interrupted(_) => None,
+            Self::Process(_, error) => Some(resources(error)),
             Self::List { .. } => {
                 Some("name an existing file with --allowlist, readable for root".to_owned())
             }

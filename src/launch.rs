@@ -28,7 +28,7 @@ use crate::sentinel::{Place, PlaceError, Sentinel};
 use crate::sys::process;
 use caps::CapsHashSet;
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
@@ -186,8 +186,7 @@ pub(crate) fn get_ready(
     ready: impl FnOnce(),
 ) -> Result<(), LaunchError> {
     // From here to exec a signal waits, so that none ends the process with the sentinel in place.
-    SigSet::all()
-        .thread_block()
+    process::change_signal_mask(SigmaskHow::SIG_BLOCK, &SigSet::all())
         .map_err(set_up("block signals"))?;
     privileges.check_attainable()?;
     privileges.confine(beside)?;
@@ -222,12 +221,10 @@ pub(crate) fn become_command(
     tie()?;
     check_interrupted()?;
     process::reset_dispositions().map_err(set_up("reset signal dispositions"))?;
-    SigSet::empty()
-        .thread_set_mask()
+    process::change_signal_mask(SigmaskHow::SIG_SETMASK, &SigSet::empty())
         .map_err(set_up("unblock signals"))?;
     let error = execute(command);
-    SigSet::all()
-        .thread_block()
+    process::change_signal_mask(SigmaskHow::SIG_BLOCK, &SigSet::all())
         .map_err(set_up("block signals"))?;
     Err(error)
 }

@@ -14,11 +14,16 @@ use rtnetlink::{
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
 };
 use thiserror::Error;
 
 /// The index of the loopback interface in every network namespace.
 const LOOPBACK: u32 = 1;
+
+/// How long the kernel may take for one request, which it answers at once. An answer that was lost
+/// for want of memory (netlink(7), `ENOBUFS`) never comes.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 /// A failure to read or to change the links.
 #[derive(Debug, Error)]
@@ -26,6 +31,12 @@ pub enum LinksError {
     /// No socket.
     #[error("could not open an rtnetlink socket")]
     Open(#[source] io::Error),
+    /// No answer in time.
+    #[error(
+        "the kernel did not answer about the links within {}",
+        humantime::format_duration(DEADLINE)
+    )]
+    NoAnswer,
     /// The request failed.
     #[error("could not {0}")]
     Request(&'static str, #[source] Box<rtnetlink::Error>),
@@ -35,7 +46,14 @@ impl LinksError {
     /// What the user can do about it.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
-        Some("run the container with --cap-add=NET_ADMIN".into())
+        Some(match self {
+            Self::NoAnswer => {
+                "start again; if it persists, report it with the version of the kernel".into()
+            }
+            Self::Open(_) | Self::Request(..) => {
+                "run the container with --cap-add=NET_ADMIN".into()
+            }
+        })
     }
 }
 
@@ -116,9 +134,9 @@ async fn with_handle<T>(
 ) -> Result<T, LinksError> {
     let (connection, handle, _) = new_connection().map_err(LinksError::Open)?;
     let connection = tokio::spawn(connection);
-    let result = job(&handle).await;
+    let result = tokio::time::timeout(DEADLINE, job(&handle)).await;
     connection.abort();
-    result
+    result.unwrap_or(Err(LinksError::NoAnswer))
 }
 
 async fn routed(handle: &Handle, family: RouteMessage) -> Result<bool, LinksError> {

@@ -5,7 +5,7 @@
 
 use crate::sys::process;
 use nix::sys::{
-    signal::{SigSet, Signal},
+    signal::{SigSet, SigmaskHow, Signal},
     signalfd::{SfdFlags, SignalFd},
 };
 use std::io;
@@ -36,7 +36,7 @@ pub fn supervised() -> SigSet {
 /// Blocks them all, before anything else: none that arrives during the start is lost, the command
 /// gets it afterwards.
 pub fn block_supervised() -> io::Result<()> {
-    Ok(supervised().thread_set_mask()?)
+    process::change_signal_mask(SigmaskHow::SIG_SETMASK, &supervised())
 }
 
 /// What ended the start.
@@ -77,7 +77,7 @@ impl Signals {
         let mut set = SigSet::empty();
         set.add(Signal::SIGTERM);
         set.add(Signal::SIGINT);
-        set.thread_block()?;
+        process::change_signal_mask(SigmaskHow::SIG_BLOCK, &set)?;
         let descriptor =
             SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         Ok(Self(process::watch(descriptor)?))

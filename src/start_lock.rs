@@ -10,6 +10,7 @@
 //! Any process of the namespace can take the name. That stops a start and never lets one through,
 //! and the error names who it was.
 
+use crate::error;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt,
@@ -94,7 +95,7 @@ impl StartLockError {
             Self::Held { .. } | Self::Foreign(_) => Some(
                 "end the other containers of this network namespace and start again".to_owned(),
             ),
-            Self::Socket(_) => None,
+            Self::Socket(error) => Some(error::resources(error)),
         }
     }
 }

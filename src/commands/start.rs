@@ -22,7 +22,7 @@ use crate::{
     ruleset::{self, Ruleset, SocketOwner},
     sentinel::{self, Place, Sentinel},
     signals::Signals,
-    start_lock::StartLock,
+    start_lock::{StartLock, StartLockError},
 };
 use std::{
     collections::BTreeMap,
@@ -93,6 +93,16 @@ impl<T> Enforced<T> {
     }
 }
 
+/// What comes first of all (I3), before anything that can fail: an old sentinel goes. Where it
+/// does not, [`enforce`] tries again, and says so. Where somebody keeps the rules, what the
+/// sentinel says is true, and stays so: [`enforce`] says that too.
+pub fn begin(sentinel_path: &Path) {
+    let kept = StartLock::check_free_to_take();
+    if !matches!(kept, Err(StartLockError::Kept(_))) {
+        let _ = sentinel::remove(sentinel_path);
+    }
+}
+
 impl<T> Enforced<T> {
     /// Hands what a keeper needs over to it, in mode `proxy`; what is left of the start goes.
     pub fn hand_over(self, place: Place, mode: &'static str) -> Option<(Handover, StartLock)> {
@@ -123,24 +133,20 @@ pub async fn enforce<T>(
     prepare: impl FnOnce(&StartConfig) -> Result<Prepared<T>, Error>,
 ) -> Result<Enforced<T>, Error> {
     let signals = Signals::block().map_err(|error| Error::Process("block signals", error))?;
+    // One that stays may find what another one left in force, and then the sentinel is true.
     let stays = job == Job::Apply { watch: true };
-    // Where one keeps the rules, what its sentinel says is true, and stays so.
     StartLock::check_free_to_take()?;
-    // First of all (I3), and once more when no other start can publish any more. One that stays
-    // may find what another one left in force, and then the sentinel is true.
-    let mut removed = Ok(());
-    if !stays {
-        removed = sentinel::remove(sentinel_path);
-    }
     if !args.allow_host_network {
         host_network::check().await?;
     }
     let start_lock = unless_interrupted(&signals, StartLock::acquire(START_LOCK_TIMEOUT)).await??;
     let adopted = if stays { Firewall::adopt()? } else { None };
+    let mut removed = Ok(());
     let mut firewall = if let Some(firewall) = adopted {
         firewall
     } else {
-        removed = removed.and_then(|()| sentinel::remove(sentinel_path));
+        // Once more, now that no other start can publish any more (I3).
+        removed = sentinel::remove(sentinel_path);
         Firewall::lock()?
     };
     let result = async {
@@ -421,12 +427,16 @@ impl Firewall {
     }
 
     fn change_to(&mut self, next: Ruleset) -> Result<(), Error> {
-        match &self.current {
-            Table::Ours(current) => self.kernel.transition(current, &next)?,
-            Table::Adopted(_) => self.kernel.replace(&next)?,
+        let changed = match &self.current {
+            Table::Ours(current) => self.kernel.transition(current, &next),
+            Table::Adopted(_) => self.kernel.replace(&next),
+        };
+        // A transaction whose acknowledgement was lost may be done all the same, and what is not
+        // known to be locked has to be sealed (I5).
+        if matches!(changed, Ok(()) | Err(NftError::Acknowledge(_))) {
+            self.current = Table::Ours(next);
         }
-        self.current = Table::Ours(next);
-        Ok(())
+        Ok(changed?)
     }
 
     /// After a failure: the lock, with nothing open. What another start left in force stays.

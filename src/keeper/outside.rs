@@ -5,7 +5,7 @@ use crate::{
     sys::process,
 };
 use nix::sys::{
-    signal::{SigSet, Signal},
+    signal::{SigSet, SigmaskHow, Signal},
     signalfd::{SfdFlags, SignalFd},
 };
 use std::{future::Future, io};
@@ -50,7 +50,7 @@ impl Signals {
         let set: SigSet = [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT]
             .into_iter()
             .collect();
-        set.thread_block()?;
+        process::change_signal_mask(SigmaskHow::SIG_BLOCK, &set)?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Self(process::watch(SignalFd::with_flags(&set, flags)?)?))
     }

@@ -4,6 +4,8 @@ use super::transaction::Subject;
 use std::io;
 use thiserror::Error;
 
+const PERSISTS: &str = "start again; if it persists, report it with the version of the kernel";
+
 /// An error that the kernel gave, and what it added to it.
 #[derive(Debug, Error)]
 #[error("{error}{}", detail.as_ref().map(|detail| format!(", {detail}")).unwrap_or_default())]
@@ -79,15 +81,13 @@ impl NftError {
                 );
             }
             Self::Acknowledge(_) | Self::ReadBack(_) | Self::Unreadable => {
-                return Some(
-                    "start again; if it persists, report it with the version of the kernel".into(),
-                );
+                return Some(PERSISTS.into());
             }
             Self::Unstable | Self::Different(_) => {
                 return Some("see what else changes the firewall of this network namespace".into());
             }
         };
-        Some(match source.raw_os_error()? {
+        Some(match source.raw_os_error().unwrap_or_default() {
             libc::EPERM | libc::EACCES if !nix::unistd::geteuid().is_root() => {
                 "start as root, without USER in the image and without docker run --user, and name the command's user with egress-init --user"
             }
@@ -99,7 +99,7 @@ impl NftError {
                  nft_log, nft_limit, nf_conntrack, nfnetlink_log; with --dns proxy nft_chain_nat and nft_redir); gVisor has none: use the runc runtime there"
             }
             libc::ENOMEM | libc::ENOBUFS => "the kernel has no memory for a ruleset of this size: shorten the list",
-            _ => return None,
+            _ => PERSISTS,
         }
         .into())
     }

@@ -15,6 +15,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use hickory_resolver::{
@@ -44,6 +45,9 @@ impl From<io::Error> for Broken {
         Self::Network(Errno::from_raw(e.raw_os_error().unwrap_or_default()))
     }
 }
+
+/// Between two attempts to receive where the first one failed.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// One socket, connected to a nameserver, and the queries that wait on it.
 pub(super) struct Lane {
@@ -83,7 +87,11 @@ impl Lane {
         loop {
             match self.socket.recv(&mut buffer).await {
                 Ok(length) => self.dispatch(&buffer[..length]),
-                Err(e) => self.fail(e.into()),
+                Err(e) => {
+                    self.fail(e.into());
+                    // An error that stays must not keep the deadline from being looked at.
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Which network namespace of which boot a process is in: what a sentinel is bound to (I3).
 
-use crate::sys::socket;
+use crate::{error, sys::socket};
 use std::os::fd::AsFd;
 use std::os::unix::{fs::MetadataExt, net::UnixDatagram};
 use std::{fs, io};
@@ -45,7 +45,7 @@ impl NamespaceError {
     pub fn remedy(&self) -> Option<String> {
         match self {
             Self::Unreadable { .. } => Some("mount /proc in the container".to_owned()),
-            Self::Socket(_) => None,
+            Self::Socket(error) => Some(error::resources(error)),
         }
     }
 }

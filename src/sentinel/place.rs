@@ -160,6 +160,8 @@ impl Place {
         remove(&beside)?;
         self.write_and_move(sentinel, &beside).inspect_err(|_| {
             let _ = fs::remove_file(&beside);
+            // The move may be done already, and the sync after it what failed (I5).
+            let _ = fs::remove_file(self.path());
         })
     }
 

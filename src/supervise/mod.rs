@@ -33,7 +33,7 @@ use crate::{
 };
 use nix::{
     sys::{
-        signal::SigSet,
+        signal::{SigSet, SigmaskHow},
         signalfd::{SfdFlags, SignalFd},
     },
     unistd::Pid,
@@ -165,7 +165,7 @@ struct Ending {
 impl Supervised {
     fn new(command: Pid, options: Options, terminal: Option<Terminal>) -> io::Result<Self> {
         let set: SigSet = signals::supervised();
-        set.thread_set_mask()?;
+        process::change_signal_mask(SigmaskHow::SIG_SETMASK, &set)?;
         let descriptor =
             SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         Ok(Self {

@@ -7,7 +7,7 @@
 use crate::sys::process;
 use nix::{
     errno::Errno,
-    sys::signal::{SigSet, Signal},
+    sys::signal::{SigSet, SigmaskHow, Signal},
     unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp},
 };
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -81,10 +81,9 @@ pub fn stop_own_group(signal: i32) -> bool {
     let mut set = SigSet::empty();
     set.add(signal);
     // Dispositions are the default ones. The signal is taken before kill(2) returns.
-    let taken = set
-        .thread_unblock()
-        .and_then(|()| nix::sys::signal::kill(Pid::from_raw(0), signal));
-    let blocked = set.thread_block();
+    let taken = process::change_signal_mask(SigmaskHow::SIG_UNBLOCK, &set)
+        .and_then(|()| Ok(nix::sys::signal::kill(Pid::from_raw(0), signal)?));
+    let blocked = process::change_signal_mask(SigmaskHow::SIG_BLOCK, &set);
     // A stop signal discards SIGCONT, so one that waits now came after it.
     let was_stopped = process::is_pending(Signal::SIGCONT).unwrap_or(false);
     taken.is_ok() && blocked.is_ok() && was_stopped

@@ -49,7 +49,12 @@ impl Socket {
 
     /// Sends one datagram.
     pub fn send(&self, datagram: &[u8]) -> io::Result<()> {
-        let sent = self.0.send(datagram)?;
+        let sent = loop {
+            match self.0.send(datagram) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
         if sent == datagram.len() {
             Ok(())
         } else {

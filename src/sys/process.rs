@@ -5,7 +5,10 @@
 //! while another one stays root. Signals and waits are raw because nix knows no real-time signals.
 
 use nix::fcntl::Flock;
-use nix::sys::signalfd::SignalFd;
+use nix::sys::{
+    signal::{SigSet, SigmaskHow},
+    signalfd::SignalFd,
+};
 use nix::unistd::{ForkResult, Pid};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -129,6 +132,23 @@ pub fn reset_dispositions() -> io::Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Changes which signals are blocked for the calling thread: `rt_sigprocmask(2)`.
+///
+/// By itself: `pthread_sigmask(3)` returns its error as a number, which nix takes for success.
+pub fn change_signal_mask(how: SigmaskHow, set: &SigSet) -> io::Result<()> {
+    let set: *const libc::sigset_t = set.as_ref();
+    // SAFETY: the C library's set begins with the kernel's, of 8 octets, which is only read.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            how as libc::c_int,
+            set,
+            std::ptr::null::<u64>(),
+            8_usize,
+        )
+    })
 }
 
 /// Whether a signal waits, blocked, for the calling thread or for its process: sigpending(2).
@@ -336,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_blocked_signal_is_seen_pending() {
-        use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+        use nix::sys::signal::Signal;
         let mut set = SigSet::empty();
         set.add(Signal::SIGURG);
         set.thread_swap_mask(SigmaskHow::SIG_BLOCK).unwrap();

@@ -125,7 +125,20 @@ impl Capture {
 
     /// All frames so far; waits until the marker with this number has come by.
     pub fn frames(&self, marker: u64) -> Result<Vec<Frame>, String> {
-        let (seen, timeout) = self
+        self.seen(marker, |seen| seen.frames.clone())
+    }
+
+    /// The same, and forgets them: for suites whose frames would otherwise add up.
+    pub fn take_frames(&self, marker: u64) -> Result<Vec<Frame>, String> {
+        self.seen(marker, |seen| std::mem::take(&mut seen.frames))
+    }
+
+    fn seen(
+        &self,
+        marker: u64,
+        answer: impl FnOnce(&mut Seen) -> Vec<Frame>,
+    ) -> Result<Vec<Frame>, String> {
+        let (mut seen, timeout) = self
             .0
             .marker
             .wait_timeout_while(
@@ -138,7 +151,7 @@ impl Capture {
             return Err("the capture is blind: it did not see the marker".to_owned());
         }
         match super::sys::packets_dropped(&self.0.socket) {
-            Ok(0) => Ok(seen.frames.clone()),
+            Ok(0) => Ok(answer(&mut seen)),
             Ok(lost) => Err(format!("the capture lost {lost} frames")),
             Err(error) => Err(format!("the capture cannot tell what it lost: {error}")),
         }

@@ -164,6 +164,11 @@ pub fn end_with_the_parent() {
         eprintln!("not done after {:?}", limit());
         std::process::exit(1);
     });
+    mount_proc();
+}
+
+/// A /proc of this pid namespace.
+pub fn mount_proc() {
     let _ = nix::mount::mount(
         Some("proc"),
         "/proc",

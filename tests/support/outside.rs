@@ -44,6 +44,8 @@ enum Request {
     Queries,
     /// Everything captured before the marker with this number.
     Frames(u64),
+    /// The same, and forget it.
+    TakeFrames(u64),
     /// Forget who the neighbours are.
     ForgetNeighbours,
     /// Attempts from here to the inside.
@@ -119,7 +121,15 @@ impl Outside {
     }
 
     pub fn frames(&self, marker: u64) -> Vec<Frame> {
-        match self.ask(&Request::Frames(marker)) {
+        self.ask_frames(&Request::Frames(marker))
+    }
+
+    pub fn take_frames(&self, marker: u64) -> Vec<Frame> {
+        self.ask_frames(&Request::TakeFrames(marker))
+    }
+
+    fn ask_frames(&self, request: &Request) -> Vec<Frame> {
+        match self.ask(request) {
             Reply::Frames(frames) => frames,
             other => panic!("{other:?} is no answer"),
         }
@@ -208,6 +218,7 @@ fn answer(
             Reply::Queries(configured.queries(), foreign.queries())
         }
         Request::Frames(marker) => Reply::Frames(capture.frames(marker)?),
+        Request::TakeFrames(marker) => Reply::Frames(capture.take_frames(marker)?),
         Request::Probe(steps) => Reply::Outcomes(probe::run(&steps)),
     })
 }

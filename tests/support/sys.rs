@@ -145,6 +145,16 @@ pub fn leak_descriptor(from: i32, to: i32) {
     checked(unsafe { libc::dup2(from, to) }).unwrap();
 }
 
+/// Has what this command starts be traced by the thread that starts it (ptrace(2)): it stops when
+/// it has executed its program.
+pub fn traced(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec one system call is made and nothing is allocated.
+    unsafe {
+        command.pre_exec(|| nix::sys::ptrace::traceme().map_err(Into::into));
+    }
+}
+
 /// kill(2) with any number: nix knows no real-time signals.
 pub fn signal(process: nix::unistd::Pid, signal: i32) -> io::Result<()> {
     // SAFETY: two integers.

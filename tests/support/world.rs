@@ -198,11 +198,21 @@ impl World {
 
     /// Everything that has arrived outside so far.
     pub fn frames(&self) -> Vec<Frame> {
+        self.outside.frames(self.mark())
+    }
+
+    /// Everything that has arrived outside since this was last asked.
+    pub fn take_frames(&self) -> Vec<Frame> {
+        self.outside.take_frames(self.mark())
+    }
+
+    /// Sends the next marker.
+    fn mark(&self) -> u64 {
         let number = self.marker.fetch_add(1, Ordering::SeqCst) + 1;
         let interface = nix::net::if_::if_nametoindex("eth0").expect("the link");
         sys::send_frame(&self.markers, interface, &capture::marker(number))
             .expect("the marker can be sent");
-        self.outside.frames(number)
+        number
     }
 
     /// Runs `attempts` and returns what arrived outside meanwhile.

@@ -1,0 +1,131 @@
+//! The cases: what can happen to each call of a recorded start; and the sample of them that is
+//! short enough for every day.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    calls,
+    judge::{self, Case},
+    regressions,
+    scenario::Scenario,
+    tracer::{Call, Fault},
+    workers::Recording,
+};
+
+/// Every case, or the sample.
+pub fn all(recordings: &[Recording], full: bool) -> Vec<Case> {
+    recordings
+        .iter()
+        .flat_map(|recording| of(recording, full))
+        .collect()
+}
+
+fn of(recording: &Recording, full: bool) -> Vec<Case> {
+    let calls = recording.calls();
+    let mut last = BTreeMap::new();
+    for call in &calls {
+        last.insert((call.point.thread, &call.point.call), call.point.occurrence);
+    }
+    // The first call of Rust's runtime (`sanitize_standard_fds`). What fails before it, fails in the
+    // C library, which ends the program in its own way: nothing of ours has run. It is killed there.
+    let begins = calls
+        .iter()
+        .position(|call| call.point.call == "poll")
+        .unwrap_or(0);
+    let mut two_threads = false;
+    let mut cases = regressions::of(recording);
+    for (index, call) in calls.iter().enumerate() {
+        let length = call.arguments[2];
+        let mut faults = calls::faults(&call.point.call, length)
+            .unwrap_or_else(|| panic!("calls.rs does not know {}", call.point));
+        // From here on there are two threads.
+        two_threads |= call.point.call == "clone3";
+        if two_threads {
+            faults.push(Fault::Late);
+        }
+        if call.point.occurrence == 1 {
+            faults.extend(calls::lasting(&call.point.call));
+        }
+        // Nothing comes between a program and its own counter in the kernel.
+        let counts = call.subject.as_deref() == Some("anon_inode:[eventfd]");
+        if index < begins || counts {
+            faults.retain(|fault| *fault == Fault::Kill);
+        }
+        let ends = [1, last[&(call.point.thread, &call.point.call)]];
+        let again = recording.scenario != Scenario::Start;
+        if again && judge::is_of_the_process(&call.point.call) {
+            // What they come to does not depend on the scenario: the first one has them all.
+            faults.retain(|_| ends.contains(&call.point.occurrence));
+        }
+        if !full {
+            let sample = Sample {
+                whole: recording.scenario == Scenario::Start,
+                decisive: is_decisive(call),
+                at_an_end: ends.contains(&call.point.occurrence),
+                index,
+            };
+            faults = sample.of(faults);
+        }
+        cases.extend(faults.into_iter().map(|fault| Case {
+            scenario: recording.scenario,
+            point: call.point.clone(),
+            fault,
+            regression: None,
+        }));
+    }
+    cases
+}
+
+/// Calls that the invariants hang on.
+fn is_decisive(call: &Call) -> bool {
+    let names = [
+        "capset",
+        "clone3",
+        "execve",
+        "fsync",
+        "rename",
+        "seccomp",
+        "setgroups",
+        "setresgid",
+        "setresuid",
+        "unlink",
+        "bind",
+        "close_range",
+    ];
+    let nftables = call
+        .subject
+        .as_deref()
+        .is_some_and(|about| about.ends_with("the table"));
+    names.contains(&call.point.call.as_str()) || nftables
+}
+
+/// The sample: of a call that is decisive everything; of the first and the last call of each
+/// system call in each thread two faults; a kill at every ninth call. Of the scenarios but the
+/// first a third of that.
+struct Sample {
+    whole: bool,
+    decisive: bool,
+    at_an_end: bool,
+    index: usize,
+}
+
+impl Sample {
+    fn of(&self, faults: Vec<Fault>) -> Vec<Fault> {
+        let index = self.index;
+        let many = faults.len();
+        let step = if self.whole { 1 } else { 3 };
+        faults
+            .into_iter()
+            .enumerate()
+            .filter(|(number, fault)| {
+                if *fault == Fault::Kill {
+                    return index.is_multiple_of(9 * step);
+                }
+                let chosen = self.decisive
+                    || self.at_an_end && [index % many, (index + many / 2) % many].contains(number);
+                chosen && (index + number).is_multiple_of(step)
+            })
+            .map(|(_, fault)| fault)
+            .collect()
+    }
+}

@@ -1,0 +1,146 @@
+//! What leaves at this moment: one datagram to each kind of destination, in both families, from
+//! uid 0 of the inside. The errors of sendto(2) say what the rules say, and the capture outside
+//! says whether they told the truth.
+
+use std::{
+    fmt, fs,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    os::unix::fs::MetadataExt,
+};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use serde::{Deserialize, Serialize};
+
+use crate::support::world::{API, DNS, ELSEWHERE, GIT, SENTINEL};
+
+/// A port that nobody else uses, here or outside.
+pub const PORT: u16 = 7998;
+
+/// Which packets leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Gate {
+    /// All.
+    Open,
+    /// None.
+    Locked,
+    /// To the nameservers, from uid 0.
+    Dns,
+    /// To what the list allows.
+    Policy,
+    /// To what the list allows, and to the nameservers.
+    PolicyDns,
+    /// To what the list of the start before allows.
+    Old,
+    /// Anything else, or not the same in both families (I6).
+    Other,
+}
+
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Locked => "locked",
+            Self::Dns => "locked but for DNS of uid 0",
+            Self::Policy => "as the list says",
+            Self::PolicyDns => "as the list says, and DNS",
+            Self::Old => "as the old list says",
+            Self::Other => "something else",
+        })
+    }
+}
+
+/// The file that says that the gate is as the list says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Mark {
+    /// There is none.
+    Missing,
+    /// One that was there before the start.
+    Stale,
+    /// One that was not.
+    New,
+}
+
+/// Both, at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Observation {
+    pub gate: Gate,
+    pub mark: Mark,
+}
+
+impl fmt::Display for Observation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = match self.mark {
+            Mark::Missing => "no sentinel",
+            Mark::Stale => "the old sentinel",
+            Mark::New => "a new sentinel",
+        };
+        write!(f, "gate {}, {mark}", self.gate)
+    }
+}
+
+/// Sends and counts.
+pub struct Observer {
+    sockets: [UdpSocket; 2],
+    /// How many datagrams to nowhere in particular were let through.
+    pub escaped: usize,
+    stale: Option<u64>,
+}
+
+impl Observer {
+    /// The sentinel that is there now is stale from now on.
+    pub fn new() -> Self {
+        let socket = |any: &str| {
+            let socket = UdpSocket::bind((any.parse::<IpAddr>().unwrap(), 0)).unwrap();
+            // What comes back is not read.
+            setsockopt(&socket, sockopt::RcvBuf, &0).unwrap();
+            socket
+        };
+        Self {
+            sockets: [socket("0.0.0.0"), socket("::")],
+            escaped: 0,
+            stale: inode(),
+        }
+    }
+
+    pub fn look(&mut self) -> Observation {
+        let mark = match inode() {
+            None => Mark::Missing,
+            found if found == self.stale => Mark::Stale,
+            Some(_) => Mark::New,
+        };
+        Observation {
+            gate: self.gate(),
+            mark,
+        }
+    }
+
+    fn gate(&mut self) -> Gate {
+        let families = [0, 1].map(|family| {
+            let leaves = |to: SocketAddr| self.sockets[family].send_to(b"?", to).is_ok();
+            let open = leaves((ELSEWHERE[family], PORT).into());
+            self.escaped += usize::from(open);
+            let dns = leaves(DNS[family]);
+            let [api, git] = [API, GIT].map(|address| leaves((address[family], PORT).into()));
+            match (open, dns, api, git) {
+                (true, true, true, true) => Gate::Open,
+                (false, false, false, false) => Gate::Locked,
+                (false, true, false, false) => Gate::Dns,
+                (false, false, true, false) => Gate::Policy,
+                (false, true, true, false) => Gate::PolicyDns,
+                (false, false, false, true) => Gate::Old,
+                _ => Gate::Other,
+            }
+        });
+        if families[0] == families[1] {
+            families[0]
+        } else {
+            Gate::Other
+        }
+    }
+}
+
+fn inode() -> Option<u64> {
+    fs::symlink_metadata(SENTINEL)
+        .ok()
+        .map(|metadata| metadata.ino())
+}

@@ -1,0 +1,156 @@
+//! What this suite has found, each under a name of its own: in every run, whatever the sample.
+
+use nix::libc;
+
+use crate::{
+    judge::{Case, Verdict},
+    scenario::Scenario,
+    tracer::{Call, Fault},
+    workers::Recording,
+};
+
+/// A case that once went wrong, and how it has to go.
+#[derive(Clone, Copy, Debug)]
+pub struct Regression {
+    pub name: &'static str,
+    pub verdict: Verdict,
+}
+
+struct Found {
+    regression: Regression,
+    scenario: Scenario,
+    errno: i32,
+    /// Which call, among those of the recording.
+    call: fn(&[&Call]) -> Option<usize>,
+}
+
+const fn found(
+    name: &'static str,
+    scenario: Scenario,
+    errno: i32,
+    verdict: Verdict,
+    call: fn(&[&Call]) -> Option<usize>,
+) -> Found {
+    Found {
+        regression: Regression { name, verdict },
+        scenario,
+        errno,
+        call,
+    }
+}
+
+const FOUND: [Found; 9] = [
+    // The kernel had opened DNS already, and the start took it for closed.
+    found(
+        "a_lost_acknowledgement_does_not_leave_dns_open",
+        Scenario::Start,
+        libc::ENOBUFS,
+        Verdict::Locked,
+        |calls| {
+            let sent = position(calls, 0, |call| about(call, "changes the table"))?;
+            position(calls, sent, |call| call.point.call == "recvmsg")
+        },
+    ),
+    // The move was done, and what came of the sync after it ended `apply`.
+    found(
+        "a_folder_that_cannot_be_synced_gets_no_sentinel",
+        Scenario::Apply,
+        libc::EIO,
+        Verdict::Policy,
+        |calls| {
+            let moved = position(calls, 0, |call| call.point.call == "rename")?;
+            position(calls, moved, |call| call.point.call == "fsync")
+        },
+    ),
+    // The runtime came first, and where there was none, the old sentinel stayed.
+    found(
+        "the_old_sentinel_goes_before_the_runtime_comes",
+        Scenario::Start,
+        libc::EMFILE,
+        Verdict::Untouched,
+        |calls| position(calls, 0, |call| call.point.call == "epoll_create1"),
+    ),
+    found(
+        "the_old_sentinel_goes_before_signals_are_blocked",
+        Scenario::Start,
+        libc::ENFILE,
+        Verdict::Untouched,
+        |calls| position(calls, 0, |call| call.point.call == "signalfd4"),
+    ),
+    // One attempt was all.
+    found(
+        "an_old_sentinel_is_removed_at_the_second_attempt",
+        Scenario::Start,
+        libc::EIO,
+        Verdict::Enforced,
+        |calls| position(calls, 0, |call| call.point.call == "unlink"),
+    ),
+    // The C library says so in its own way, which was not understood.
+    found(
+        "a_signal_mask_that_cannot_be_set_ends_the_start",
+        Scenario::Start,
+        libc::EPERM,
+        Verdict::Policy,
+        |calls| {
+            calls
+                .iter()
+                .rposition(|call| call.point.call == "rt_sigprocmask")
+        },
+    ),
+    // It was waited for without an end.
+    found(
+        "a_lost_answer_about_the_links_is_waited_for_in_vain",
+        Scenario::Start,
+        libc::EAGAIN,
+        Verdict::Enforced,
+        |calls| position(calls, 0, |call| call.point.call == "recvfrom"),
+    ),
+    // It ended the start.
+    found(
+        "an_interrupted_transaction_is_sent_again",
+        Scenario::Rerun,
+        libc::EINTR,
+        Verdict::Enforced,
+        |calls| position(calls, 0, |call| about(call, "replaces the table")),
+    ),
+    // It was read again at once, for ever, and no deadline was looked at.
+    found(
+        "a_nameserver_socket_that_only_fails_does_not_spin",
+        Scenario::Start,
+        -libc::ENOMEM,
+        Verdict::Locked,
+        |calls| position(calls, 0, |call| call.point.call == "recvfrom"),
+    ),
+];
+
+/// Those that belong to this recording.
+pub fn of(recording: &Recording) -> Vec<Case> {
+    let calls = recording.calls();
+    let ours = FOUND
+        .iter()
+        .filter(|found| found.scenario == recording.scenario);
+    ours.map(|found| {
+        let name = found.regression.name;
+        let call = (found.call)(&calls).unwrap_or_else(|| panic!("{name} has lost its call"));
+        Case {
+            scenario: found.scenario,
+            point: calls[call].point.clone(),
+            // Below zero: for ever.
+            fault: if found.errno > 0 {
+                Fault::Error(found.errno)
+            } else {
+                Fault::ErrorFromNow(-found.errno)
+            },
+            regression: Some(found.regression),
+        }
+    })
+    .collect()
+}
+
+fn about(call: &Call, subject: &str) -> bool {
+    call.subject.as_deref() == Some(subject)
+}
+
+fn position(calls: &[&Call], from: usize, is: impl Fn(&Call) -> bool) -> Option<usize> {
+    (from..calls.len()).find(|index| is(calls[*index]))
+}
