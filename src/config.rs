@@ -335,6 +335,12 @@ pub fn start(
         environment,
         wrong: Vec::new(),
     };
+    let mut supervise = reader.supervise(&args.supervise);
+    let dns = reader.dns(args, job, supervise.is_some());
+    if let Some(options) = &mut supervise {
+        // A policy that can be read again; else the signal is the command's.
+        options.reload_on_hangup = dns == Dns::Proxy;
+    }
     let timeout = reader.one(
         args.resolve_timeout.as_deref(),
         "--resolve-timeout",
@@ -363,12 +369,6 @@ pub fn start(
         |text| policy::parse_inbound(text).map_err(|e| with_remedy(&e, e.remedy())),
     );
     let lists = reader.lists(args);
-    let mut supervise = reader.supervise(&args.supervise);
-    let dns = reader.dns(args, job, supervise.is_some());
-    if let Some(options) = &mut supervise {
-        // A policy that can be read again; else the signal is the command's.
-        options.reload_on_hangup = dns == Dns::Proxy;
-    }
     let (lifetimes, limits) = reader.proxy(&args.proxy);
     let run = reader.run(&args.run, &STATE_DIR_VARIABLES);
     reader.finish(StartConfig {

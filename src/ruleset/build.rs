@@ -12,7 +12,7 @@ use super::{
         nameserver_sets, policy_sets, timed_sets,
     },
     set::Family,
-    term::{Direction, End, Reject, Term},
+    term::{Direction, End, Reject, Term, Unit},
 };
 use crate::{
     policy::{Nameservers, Policy, Timed},
@@ -349,18 +349,28 @@ fn established(mark: u32) -> Rule {
     Rule(vec![Term::Established, Term::Mark(mark), Term::Accept])
 }
 
-/// Hop limits 255 (RFC 4861 section 7) and 1 (RFC 3810 section 5) keep them on the link. The rate
-/// keeps small what their addresses can tell a neighbour.
+/// Hop limits 255 (RFC 4861 section 7) and 1 (RFC 3810 section 5) keep them on the link. What they
+/// can tell a neighbour is kept small: of discovery, an address a packet, by a rate of packets; of
+/// multicast listener reports, which list as many addresses as whoever asks for them likes, by a
+/// rate of octets.
 fn neighbour_discovery(nd: &'static str, mld: &'static str) -> Vec<Rule> {
-    [(nd, 255), (mld, 1)]
-        .map(|(set, hop_limit)| {
+    let discovery = Term::Limit {
+        of: Unit::Packets,
+        rate: 20,
+        burst: 50,
+    };
+    // Some thirty reports of one group at once, then two or three a second.
+    let reports = Term::Limit {
+        of: Unit::Octets,
+        rate: 200,
+        burst: 3000,
+    };
+    [(nd, 255, discovery), (mld, 1, reports)]
+        .map(|(set, hop_limit, limit)| {
             Rule(vec![
                 Term::IcmpTypeIn(Family::V6, set),
                 Term::HopLimit(hop_limit),
-                Term::Limit {
-                    rate: 20,
-                    burst: 50,
-                },
+                limit,
                 Term::Accept,
             ])
         })
@@ -621,7 +631,11 @@ fn refuse() -> Chain {
         rules: vec![
             Rule(vec![Term::Counter]),
             Rule(vec![
-                Term::Limit { rate: 5, burst: 10 },
+                Term::Limit {
+                    of: Unit::Packets,
+                    rate: 5,
+                    burst: 10,
+                },
                 Term::Log {
                     prefix: LOG_PREFIX,
                     group: LOG_GROUP,

@@ -7,7 +7,7 @@
 use super::{
     Rule,
     set::Family,
-    term::{Direction, End, Reject, Term},
+    term::{Direction, End, Reject, Term, Unit},
 };
 use std::net::IpAddr;
 
@@ -158,6 +158,8 @@ pub enum Expr {
     },
     /// Go on within a rate, in packets.
     Limit {
+        /// Packets or octets.
+        kind: u32,
         /// Packets a unit.
         rate: u64,
         /// The unit, in seconds.
@@ -295,8 +297,13 @@ impl Lowering {
                 self.need_family(Family::V6);
                 self.payload_is(Base::Network, 7, &[limit]);
             }
-            Term::Limit { rate, burst } => {
+            Term::Limit { of, rate, burst } => {
                 self.exprs.push(Expr::Limit {
+                    // NFT_LIMIT_PKTS and NFT_LIMIT_PKT_BYTES of linux/netfilter/nf_tables.h.
+                    kind: match of {
+                        Unit::Packets => 0,
+                        Unit::Octets => 1,
+                    },
                     rate: rate.into(),
                     unit: 1,
                     burst,

@@ -34,6 +34,15 @@ pub enum Direction {
     Reply,
 }
 
+/// What a limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Packets.
+    Packets,
+    /// Octets of packets. Multiples of 1,024 are written otherwise by nft, and not used here.
+    Octets,
+}
+
 /// How a packet is refused (`nft(8)`, "reject statement").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reject {
@@ -93,11 +102,13 @@ pub enum Term {
     IcmpTypeIn(Family, &'static str),
     /// The IPv6 hop limit.
     HopLimit(u8),
-    /// At most so many packets a second, with a burst.
+    /// At most so much a second, with a burst.
     Limit {
-        /// Packets a second.
+        /// What is counted.
+        of: Unit,
+        /// Units a second.
         rate: u32,
-        /// Packets above the rate.
+        /// Units above the rate.
         burst: u32,
     },
     /// To the netlink log, with a prefix.
@@ -161,8 +172,19 @@ impl fmt::Display for Term {
             Self::IcmpTypeIn(Family::V4, set) => write!(f, "icmp type @{set}"),
             Self::IcmpTypeIn(Family::V6, set) => write!(f, "icmpv6 type @{set}"),
             Self::HopLimit(limit) => write!(f, "ip6 hoplimit {limit}"),
-            Self::Limit { rate, burst } => {
+            Self::Limit {
+                of: Unit::Packets,
+                rate,
+                burst,
+            } => {
                 write!(f, "limit rate {rate}/second burst {burst} packets")
+            }
+            Self::Limit {
+                of: Unit::Octets,
+                rate,
+                burst,
+            } => {
+                write!(f, "limit rate {rate} bytes/second burst {burst} bytes")
             }
             Self::Log { prefix, group } => write!(f, "log prefix \"{prefix}\" group {group}"),
             Self::Counter => f.write_str("counter"),

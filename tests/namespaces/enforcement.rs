@@ -1,6 +1,10 @@
 //! What may flow (section 6), seen from the command and judged by what arrived outside.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
+    thread::sleep,
+    time::Duration,
+};
 
 use crate::{
     cases,
@@ -29,6 +33,7 @@ cases!(enforcement:
     loopback_stays_open,
     ipv6_that_comes_later_is_closed_already,
     neighbours_still_find_each_other,
+    multicast_reports_carry_next_to_nothing,
 );
 
 /// Positive control, then the same as the command: these succeed, those are rejected at once, and
@@ -365,4 +370,34 @@ fn neighbours_still_find_each_other() {
         reaches(&tcp(API, 443));
     });
     assert!(frames.iter().any(Frame::is_neighbour_talk), "it had to ask");
+}
+
+/// Whoever joins groups chooses what the kernel reports of them to the link (RFC 3810 section 5.2).
+fn multicast_reports_carry_next_to_nothing() {
+    /// Joins so many groups; the octets of the reports that arrive of them.
+    fn reported(world: &World, first: u16, groups: u16) -> usize {
+        let interface = nix::net::if_::if_nametoindex("eth0").unwrap();
+        let ((), frames) = world.arrived(|| {
+            let mut sockets = Vec::new();
+            for group in first..first + groups {
+                if group % 10 == 0 {
+                    sockets.push(UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap());
+                }
+                let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0x5eed, 0, group);
+                let socket = sockets.last().unwrap();
+                socket.join_multicast_v6(&group, interface).unwrap();
+            }
+            // The kernel tells of a change twice within a second or two.
+            sleep(Duration::from_millis(2500));
+        });
+        let reports = frames.iter().filter(|frame| frame.icmp == Some(143));
+        reports.map(|frame| frame.octets).sum()
+    }
+    let world = World::new();
+    let before = reported(&world, 0, 300);
+    assert!(before > 12_000, "{before} octets without a firewall");
+    world.enforce(&["--allow", "api.example.org"]);
+    let after = reported(&world, 1000, 300);
+    // The burst, and the rate for as long as it took.
+    assert!(after < 4500, "{after} octets");
 }

@@ -41,6 +41,8 @@ pub struct Frame {
     pub source_routed: bool,
     /// The first eight octets that UDP carries: the tests number their datagrams.
     pub sequence: Option<u64>,
+    /// The octets of the packet.
+    pub octets: usize,
 }
 
 impl Frame {
@@ -177,7 +179,10 @@ fn be64(octets: &[u8]) -> u64 {
 }
 
 fn ipv4(octets: &[u8]) -> Frame {
-    let mut frame = Frame::default();
+    let mut frame = Frame {
+        octets: octets.len(),
+        ..Frame::default()
+    };
     if octets.len() < 20 {
         return frame;
     }
@@ -194,7 +199,10 @@ fn ipv4(octets: &[u8]) -> Frame {
 }
 
 fn ipv6(octets: &[u8]) -> Frame {
-    let mut frame = Frame::default();
+    let mut frame = Frame {
+        octets: octets.len(),
+        ..Frame::default()
+    };
     if octets.len() < 40 {
         return frame;
     }

@@ -84,16 +84,12 @@ pub(super) unsafe fn parse_expr(expr: NonNull<sys::nftnl_expr>) -> Option<Expr> 
                 register: u32_of(sys::NFTNL_EXPR_IMM_DREG),
                 value: data_of(sys::NFTNL_EXPR_IMM_DATA)?,
             },
-            "limit"
-                if u32_of(sys::NFTNL_EXPR_LIMIT_TYPE) == 0
-                    && u32_of(sys::NFTNL_EXPR_LIMIT_FLAGS) == 0 =>
-            {
-                Expr::Limit {
-                    rate: sys::nftnl_expr_get_u64(e, sys::NFTNL_EXPR_LIMIT_RATE as u16),
-                    unit: sys::nftnl_expr_get_u64(e, sys::NFTNL_EXPR_LIMIT_UNIT as u16),
-                    burst: u32_of(sys::NFTNL_EXPR_LIMIT_BURST),
-                }
-            }
+            "limit" if u32_of(sys::NFTNL_EXPR_LIMIT_FLAGS) == 0 => Expr::Limit {
+                kind: u32_of(sys::NFTNL_EXPR_LIMIT_TYPE),
+                rate: sys::nftnl_expr_get_u64(e, sys::NFTNL_EXPR_LIMIT_RATE as u16),
+                unit: sys::nftnl_expr_get_u64(e, sys::NFTNL_EXPR_LIMIT_UNIT as u16),
+                burst: u32_of(sys::NFTNL_EXPR_LIMIT_BURST),
+            },
             "log" => Expr::Log {
                 prefix: text_of(sys::NFTNL_EXPR_LOG_PREFIX),
                 group: sys::nftnl_expr_get_u16(e, sys::NFTNL_EXPR_LOG_GROUP as u16),
@@ -194,11 +190,16 @@ impl Expression for Expr {
                 )
                 .u32(sys::NFTNL_EXPR_IMM_VERDICT, code.cast_unsigned())
             }
-            Self::Limit { rate, unit, burst } => raw
+            Self::Limit {
+                kind,
+                rate,
+                unit,
+                burst,
+            } => raw
                 .u64(sys::NFTNL_EXPR_LIMIT_RATE, *rate)
                 .u64(sys::NFTNL_EXPR_LIMIT_UNIT, *unit)
                 .u32(sys::NFTNL_EXPR_LIMIT_BURST, *burst)
-                .u32(sys::NFTNL_EXPR_LIMIT_TYPE, 0),
+                .u32(sys::NFTNL_EXPR_LIMIT_TYPE, *kind),
             Self::Log { prefix, group } => raw
                 .text(sys::NFTNL_EXPR_LOG_PREFIX, prefix)
                 .u16(sys::NFTNL_EXPR_LOG_GROUP, *group),
