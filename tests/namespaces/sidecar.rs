@@ -203,7 +203,7 @@ fn another_one_takes_over_with_another_list() {
     started.finish();
     allowlist("api.example.org\n203.0.113.7\n");
     let started = sidecar(&[]);
-    goes.is_cut();
+    goes.gets_cut();
     reaches(&[Step::Tcp(([203, 0, 113, 7], 443).into())]);
     rejects(&[Step::Tcp((GIT[0], 443).into())]);
     for going in [stays, clients] {
