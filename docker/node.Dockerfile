@@ -26,6 +26,8 @@ ENV HOME=/home/node \
     EGRESS_INIT_USER=node
 WORKDIR /home/node
 HEALTHCHECK --interval=10s --timeout=2s CMD ["/egress-init", "check"]
-# OPENAI_ALLOWED_DOMAINS, or EGRESS_INIT_ALLOW, takes the place of allowed_domains.txt.
+# OPENAI_ALLOWED_DOMAINS, or EGRESS_INIT_ALLOW, takes the place of allowed_domains.txt. For wildcards in
+# it, and for addresses that change: docker run --env EGRESS_INIT_SUPERVISE=1, or this line
+# ENV EGRESS_INIT_SUPERVISE=1
 ENTRYPOINT ["/egress-init", "--"]
 CMD ["beacon"]

@@ -19,6 +19,9 @@ COPY service ./service
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
+# For wildcards in the list, and for addresses that change: docker run --env EGRESS_INIT_SUPERVISE=1, or
+# this line
+# ENV EGRESS_INIT_SUPERVISE=1
 HEALTHCHECK --interval=10s --timeout=2s CMD ["/egress-init", "check"]
 ENTRYPOINT ["/egress-init", "--user", "1000:1000", "--inbound", "8001", "--"]
 CMD ["python3", "-m", "service"]

@@ -154,12 +154,18 @@ make_image() {
 # --- networks and servers -----------------------------------------------------------------------
 
 # make_network NAME [OPTIONS...]: with IPv4 and IPv6, in addresses that this machine does not use yet.
-# Sets $prefix4 (10.213.N) and $prefix6 (fd5e:e6e5:N:).
+# Sets $prefix4 (10.213.N) and $prefix6 (fd5e:e6e5:N:). With $public set they are no private ones, which
+# names below wildcards never have: those of documentation.
 make_network() {
-    local name=$1 third
+    local name=$1 prefix prefixes
     shift
-    for third in $(shuf --input-range 1-254); do
-        prefix4=10.213.$third prefix6=fd5e:e6e5:$third:
+    mapfile -t prefixes < <(if [[ ${public:-} ]]; then
+        shuf --echo 203.0.113/2001:db8:113: 198.51.100/2001:db8:100:
+    else
+        shuf --input-range 1-254 | sed 's,.*,10.213.&/fd5e:e6e5:&:,'
+    fi)
+    for prefix in "${prefixes[@]}"; do
+        prefix4=${prefix%/*} prefix6=${prefix#*/}
         ! docker network create "${labels[@]}" --ipv6 --subnet "$prefix4.0/24" \
             --gateway "$prefix4.1" --subnet "$prefix6:/64" --gateway "$prefix6:1" \
             "$@" "$name" >/dev/null 2>"$work/network.log" || return 0

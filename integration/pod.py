@@ -5,7 +5,8 @@
 The Deployment in MANIFEST has CONTAINER, an init container or not; VOLUMES is a directory with a
 directory for each of its volumes. The pod is the network namespace, /etc/hosts and /dev/shm of
 another container, which whoever calls this adds, with the image and what replaces `args`.
-`pod.py MANIFEST aliases` prints the pod's host aliases as NAME:ADDRESS.
+`pod.py MANIFEST aliases` prints the pod's host aliases as NAME:ADDRESS, `pod.py MANIFEST data KEY` what
+its ConfigMap has under that key.
 
 What this does not know it refuses: no field of a container stays without effect unseen.
 """
@@ -14,15 +15,15 @@ import sys
 
 import yaml
 
-# What has no counterpart outside of a cluster; the probes' commands are run by the test itself.
-ELSEWHERE = {"name", "image", "args", "ports", "startupProbe", "readinessProbe", "livenessProbe"}
+# What has no counterpart outside of a cluster; the probes' commands are run by the test itself, and
+# it restarts what the kubelet would.
+ELSEWHERE = {"name", "image", "args", "ports", "startupProbe", "readinessProbe", "livenessProbe", "restartPolicy"}
 
 
-def pod(manifest):
+def document(manifest, kind):
     with open(manifest, encoding="utf-8") as file:
-        documents = list(yaml.safe_load_all(file))
-    (deployment,) = [document for document in documents if document["kind"] == "Deployment"]
-    return deployment["spec"]["template"]["spec"]
+        (found,) = [document for document in yaml.safe_load_all(file) if document["kind"] == kind]
+    return found
 
 
 def security(context):
@@ -79,7 +80,10 @@ def refuse(where, fields):
 
 
 def main(manifest, name, directory=None):
-    spec = pod(manifest)
+    if name == "data":
+        print(document(manifest, "ConfigMap")["data"][directory], end="")
+        return
+    spec = document(manifest, "Deployment")["spec"]["template"]["spec"]
     if name == "aliases":
         lines = (f"{host}:{alias['ip']}" for alias in spec.get("hostAliases", []) for host in alias["hostnames"])
     else:

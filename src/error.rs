@@ -190,6 +190,11 @@ pub enum Error {
         /// The group of both.
         gid: u32,
     },
+    /// The command could take the resolver's place.
+    #[error(
+        "with --keep-cap SETGID the command could take the group of the resolver of --dns proxy: its queries would pass for the resolver's"
+    )]
+    CouldBeResolver,
     /// What forwards for Docker cannot be told from the command.
     #[error(
         "the command would run as uid 0 and gid 0, as the resolver on loopback ({0}) does when it forwards: its queries would pass"
@@ -249,6 +254,9 @@ impl Error {
             Self::Status(error) => error.remedy(),
             Self::SharesResolver { .. } => Some(
                 "name another user with --user, or run with --cap-add=SETGID, which gives the resolver a group of its own".to_owned(),
+            ),
+            Self::CouldBeResolver => Some(
+                "leave --keep-cap SETGID out, or name another user with --user and do not keep SETUID".to_owned(),
             ),
             Self::SharesForwarder(_) => Some(
                 "run the command as another user with --user, or name servers elsewhere with --dns-upstream".to_owned(),

@@ -4,6 +4,9 @@
 //! to the network namespace, needs no file, and is free again the instant its holder execs, exits
 //! or is killed. Those who wait connect to it, so that the kernel wakes them at that instant.
 //!
+//! A keeper holds it for as long as it lives, and says so by a second name, so that nobody waits for
+//! its end.
+//!
 //! Any process of the namespace can take the name. That stops a start and never lets one through,
 //! and the error names who it was.
 
@@ -19,6 +22,10 @@ use std::time::Duration;
 use thiserror::Error;
 
 const NAME: &str = "egress-init";
+/// What is behind the name of the lock where its holder stays.
+const STAYS: &str = "-keeper";
+/// How often those who wait look whether that is so.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Between two attempts where nothing tells when to try again.
 const RETRY: Duration = Duration::from_millis(2);
@@ -26,7 +33,9 @@ const RETRY: Duration = Duration::from_millis(2);
 /// The lock; dropping it releases it, and so does exec.
 #[derive(Debug)]
 pub struct StartLock {
+    name: String,
     _listener: UnixListener,
+    stays: Option<UnixListener>,
 }
 
 /// Who holds the lock.
@@ -52,6 +61,12 @@ pub enum StartLockError {
         /// How long it was waited for.
         waited: Duration,
     },
+    /// A keeper is there, which does not end by itself.
+    #[error(
+        "egress-init with --supervise or apply --watch ({}) keeps the rules of this network namespace",
+        describe(Some(*.0))
+    )]
+    Kept(Holder),
     /// Something that is no start of egress-init has the name of the lock.
     #[error("the lock for starts in this network namespace is held by {}", describe(Some(*.0)))]
     Foreign(Holder),
@@ -72,6 +87,10 @@ impl StartLockError {
             | Self::Foreign(Holder { pid: 1.., .. }) => {
                 Some("end that process and start again".to_owned())
             }
+            Self::Kept(_) => Some(
+                "it reads its list files again when they change and on SIGHUP; for other rules than these, end it first"
+                    .to_owned(),
+            ),
             Self::Held { .. } | Self::Foreign(_) => Some(
                 "end the other containers of this network namespace and start again".to_owned(),
             ),
@@ -98,6 +117,28 @@ impl StartLock {
         Self::acquire_named(NAME, timeout).await
     }
 
+    /// That no keeper holds it: to be asked before a start changes anything, its sentinel included.
+    pub fn check_free_to_take() -> Result<(), StartLockError> {
+        let Some(stream) = connect_to_holder(NAME)? else {
+            return Ok(());
+        };
+        let holder = ask_who(&stream)?;
+        if is_trusted(holder) && stays(NAME, holder)? {
+            return Err(StartLockError::Kept(holder));
+        }
+        Ok(())
+    }
+
+    /// Lets other starts know that this one stays, so that they end instead of waiting.
+    #[must_use]
+    pub fn stay(mut self) -> Self {
+        // Where somebody else has the name, they wait in vain.
+        self.stays = SocketAddr::from_abstract_name(format!("{}{STAYS}", self.name))
+            .and_then(|address| UnixListener::bind_addr(&address))
+            .ok();
+        self
+    }
+
     async fn acquire_named(name: &str, timeout: Duration) -> Result<Self, StartLockError> {
         let mut holder = None;
         match tokio::time::timeout(timeout, take(name, &mut holder)).await {
@@ -115,16 +156,31 @@ async fn take(name: &str, holder: &mut Option<Holder>) -> Result<StartLock, Star
     loop {
         match UnixListener::bind_addr(&address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-            result => return Ok(StartLock { _listener: result? }),
+            result => {
+                return Ok(StartLock {
+                    name: name.to_owned(),
+                    _listener: result?,
+                    stays: None,
+                });
+            }
         }
         if let Some(stream) = connect_to_holder(name)? {
             let found = ask_who(&stream)?;
-            if found.uid != 0 && found.uid != nix::unistd::geteuid().as_raw() {
+            if !is_trusted(found) {
                 return Err(StartLockError::Foreign(found));
             }
             *holder = Some(found);
             // It never sends: what becomes readable is the end.
-            tokio::net::UnixStream::from_std(stream)?.readable().await?;
+            let stream = tokio::net::UnixStream::from_std(stream)?;
+            loop {
+                if stays(name, found)? {
+                    return Err(StartLockError::Kept(found));
+                }
+                if let Ok(ended) = tokio::time::timeout(LOOK, stream.readable()).await {
+                    ended?;
+                    break;
+                }
+            }
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -142,6 +198,19 @@ fn connect_to_holder(name: &str) -> io::Result<Option<UnixStream>> {
         Err(Errno::ECONNREFUSED | Errno::EAGAIN) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Whether it may be a start: of root's, or of this process's user.
+fn is_trusted(holder: Holder) -> bool {
+    holder.uid == 0 || holder.uid == nix::unistd::geteuid().as_raw()
+}
+
+/// Whether the holder says that it stays: it, and not whoever has the name.
+fn stays(name: &str, holder: Holder) -> io::Result<bool> {
+    let Some(stream) = connect_to_holder(&format!("{name}{STAYS}"))? else {
+        return Ok(false);
+    };
+    Ok(ask_who(&stream)? == holder)
 }
 
 /// Whoever called listen(2): unix(7).
@@ -207,6 +276,26 @@ mod tests {
             let expected = format!("(pid {}, uid ", std::process::id());
             assert!(error.to_string().contains(&expected), "{error}");
             assert!(error.to_string().ends_with("within 50ms"), "{error}");
+        });
+    }
+
+    #[test]
+    fn nobody_waits_for_one_that_stays() {
+        let name = name("stays");
+        run(async {
+            let first = StartLock::acquire_named(&name, LONG).await.unwrap();
+            let stay = async {
+                tokio::time::sleep(SHORT).await;
+                first.stay()
+            };
+            let began = Instant::now();
+            let (error, first) = tokio::join!(StartLock::acquire_named(&name, LONG), stay);
+            assert!(
+                matches!(error, Err(StartLockError::Kept(Holder { pid, .. })) if pid.cast_unsigned() == std::process::id()),
+            );
+            assert!(began.elapsed() < LONG / 2);
+            drop(first);
+            StartLock::acquire_named(&name, SHORT).await.unwrap();
         });
     }
 

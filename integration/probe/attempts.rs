@@ -16,6 +16,7 @@ use std::{
     fs,
     io::{self, Read, Write},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -66,6 +67,28 @@ fn tcp(to: SocketAddr) -> io::Result<String> {
     stream.write_all(b"x")?;
     stream.read_exact(&mut [0])?;
     Ok(String::new())
+}
+
+/// An octet there and back, ten times a second, over one connection for as long as it lives.
+pub fn hold(what: String) {
+    thread::spawn(move || {
+        let ended = (|| {
+            let mut stream = TcpStream::connect_timeout(&address(&what), PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            for round in 0.. {
+                stream.write_all(b"x")?;
+                stream.read_exact(&mut [0])?;
+                if round == 0 {
+                    println!("hold {what} up");
+                }
+                thread::sleep(Duration::from_millis(100));
+            }
+            io::Result::Ok(())
+        })();
+        if let Err(error) = ended {
+            println!("hold {what} cut: {error}");
+        }
+    });
 }
 
 fn udp(to: &str) -> io::Result<String> {

@@ -51,7 +51,10 @@ pub fn serve(arguments: impl Iterator<Item = String>) -> ! {
         let from_address = serve::plain(from);
         let Some((name, kind, end)) = asked(&buffer[..length]) else {
             let text = String::from_utf8_lossy(&buffer[..length]);
-            println!("arrived udp 53 from {from_address} {}", text.trim_end());
+            println!(
+                "arrived udp 53 from {from_address} {}",
+                text.trim_end().escape_debug()
+            );
             continue;
         };
         let type_name = match kind {

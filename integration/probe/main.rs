@@ -10,6 +10,7 @@
 //! As the command: the attempts of [`attempts`] (`tcp`, `udp`, `dns-query` and so on), and
 //!
 //! - `listen PORT` serves in the background
+//! - `hold ADDRESS:PORT` keeps a connection in use in the background: `hold WHAT up`, `hold WHAT cut: ERROR`
 //! - `wait` for ever; `until-signal` until a signal of which it prints the number; `tick` counts
 //! - `exit CODE`
 
@@ -46,6 +47,7 @@ fn main() {
                 let port = words.next().expect("a port");
                 serve::listen(port.parse().expect("a port"));
             }
+            "hold" => attempts::hold(words.next().expect("an address")),
             "wait" => wait(),
             "until-signal" => until_signal(),
             "tick" => tick(),

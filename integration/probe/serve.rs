@@ -25,7 +25,7 @@ pub fn listen(port: u16) {
             println!(
                 "arrived udp {port} from {} {}",
                 plain(from),
-                text.trim_end()
+                text.trim_end().escape_debug()
             );
             let _ = socket.send_to(&buffer[..length], from);
         }

@@ -101,6 +101,23 @@ row 'and does not when the rules are gone' not verifies
 docker stop --time 8 "$executor" >/dev/null
 row 'docker stop reaches the command: 143' test 143 = "$(inspect '{{.State.ExitCode}}')"
 
+scenario 'docker/compose.yaml with EXECUTOR_SUPERVISE=1'
+before=$(arrivals other)
+EXECUTOR_SUPERVISE=1 compose up --detach executor || die "$(cat "$work/compose.log")"
+executor=$(compose ps --quiet executor)
+row 'the executor starts' until_true heard_all 1
+row 'with egress-init above it' says '^egress-init: firewall ready: .*dns proxy'
+row 'the main application is reached by its name' says "^get main-app:50051 ok $(escaped "$main:50051")"
+row 'another port of it is not, nor UDP' eval 'was tcp "$main:443" failed && was udp "$main:50051" failed'
+row 'nobody else is, over TCP or UDP' eval 'was tcp "$other:50051" failed && was udp "$other:50051" failed'
+row 'nothing arrived there' test "$before" -eq "$(arrivals other)"
+row 'it has no capability in any of the five sets' test 5 -eq "$(grep --count --extended-regexp '^status Cap.{3} ok 0+$' <<<"$output")"
+row 'it becomes healthy' eval 'until_true healthy || until_true healthy'
+answers() { docker exec "$executor" /egress-init status; } >/dev/null 2>&1
+row 'status answers' answers
+docker stop --time 8 "$executor" >/dev/null
+row 'docker stop reaches the command: 143' test 143 = "$(inspect '{{.State.ExitCode}}')"
+
 docker rm --force "$id-other" "$id-open" >/dev/null
 compose down --volumes --timeout 2 || die "$(cat "$work/compose.log")"
 row 'nothing is left of it' test -z "$(docker ps --all --quiet --filter "label=com.docker.compose.project=$id")"

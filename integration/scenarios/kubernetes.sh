@@ -25,6 +25,8 @@ mapfile -t attempts < <(printf '%s\n' get main-app:443 tcp "$main4:444" udp "$ma
 inside=(write /x x write /etc/x x write /tmp/x x cat /run/secrets/token
     status Uid status Gid status NoNewPrivs status CapInh status CapPrm status CapEff status CapBnd status CapAmb)
 
+kubelet=()   # further options of the container that holds the network
+everywhere=() # and of each container of the pod
 # prepare FILE: the manifest with the addresses of this world; the volumes as a kubelet makes them.
 prepare() {
     manifest=$work/${1##*/} volumes=$work/volumes-${1##*/}
@@ -40,7 +42,7 @@ prepare() {
     local alias aliases=() hosts
     while read -r alias; do aliases+=(--add-host "$alias"); done < <("$python" integration/pod.py "$manifest" aliases)
     docker run --detach "${labels[@]}" --name "$pod" --network "$net" --dns "$dns4" --ipc shareable \
-        "${aliases[@]}" --entrypoint /probe "$image" wait >/dev/null
+        "${aliases[@]}" "${kubelet[@]}" --entrypoint /probe "$image" wait >/dev/null
     hosts=$work/hosts-${1##*/}
     docker exec "$pod" /probe cat /etc/hosts | sed 's,^cat /etc/hosts ok ,,' >"$hosts.kubelet"
     cp "$hosts.kubelet" "$hosts"
@@ -68,7 +70,7 @@ contained() {
         fi
     done <"$work/arguments"
     docker run --detach "${labels[@]}" --name "$pod-$as" --network "container:$pod" --ipc "container:$pod" \
-        --mount "type=bind,source=$hosts,target=/etc/hosts" "${options[@]}" "${more[@]}" "$image" "${arguments[@]}" "$@" >/dev/null
+        --mount "type=bind,source=$hosts,target=/etc/hosts" "${everywhere[@]}" "${options[@]}" "${more[@]}" "$image" "${arguments[@]}" "$@" >/dev/null
 }
 # finished NAME: its end, into $code and $output; said NAME PATTERN.
 finished() {
@@ -84,7 +86,7 @@ probe_of() { docker exec "$pod-$1" /egress-init check; } >/dev/null 2>&1
 # What is blocked later was not blocked before: in the pod's network, without its firewall.
 control() {
     docker run --detach "${labels[@]}" --name "$pod-control" --network "container:$pod" \
-        --mount "type=bind,source=$1,target=/etc/hosts" --entrypoint /probe "$image" "${attempts[@]}" >/dev/null
+        --mount "type=bind,source=$1,target=/etc/hosts" "${everywhere[@]}" --entrypoint /probe "$image" "${attempts[@]}" >/dev/null
     finished control
     row 'control: before it everything is reached' test 8 -eq "$(grep --count ' ok' <<<"$output")"
 }
@@ -94,7 +96,7 @@ as_stated() {
         eval 'was tcp "$main4:444" "failed [0-9]{1,3} ms" && was udp "$main4:443" "failed [0-9]{1,3} ms"'
     row 'nor is another server, IPv4 or IPv6' \
         eval 'was tcp "$other4:443" failed && was udp "$other4:443" failed && was tcp "[$other6]:443" failed'
-    row 'nor a nameserver' was dns-query "$dns4 other.example.org" failed
+    row 'nor a nameserver' was dns-query "$dns4 other.example.org" "${1:-failed}"
     row 'the command is uid 1000, with no capability in any set' \
         eval 'says "^status Uid ok 1000 1000 1000 1000" && says "^status NoNewPrivs ok 1" && all_caps_gone'
     row 'it writes to /tmp and not to the root file system' \
@@ -178,3 +180,85 @@ row 'and verifies again' probe_of app
 contained executor emptydir --env EGRESS_INIT_SENTINEL=/tmp/ready/firewall.ready -- /probe wait
 finished emptydir
 row 'an emptyDir, which everybody may write to, is refused for the sentinel' eval 'exits 125 && says "/tmp/ready"'
+
+scenario 'docker/kubernetes/sidecar.yaml'
+for version in 1.30.0 1.37.0; do
+    row "valid for Kubernetes $version" valid docker/kubernetes/sidecar.yaml
+done
+row 'it has all that belongs to it' test 'ConfigMap Deployment NetworkPolicy PodDisruptionBudget Service ' = "$(kinds docker/kubernetes/sidecar.yaml)"
+docker rm --force "$id-dns" >/dev/null
+domain=executors.svc.cluster.local
+server dns --network "$net" --ip "$dns4" --ip6 "$dns6" -- dns "main-app.$domain=$main4" "other.$domain=$other4" \
+    "other.example.org=$other4" "new.example.org=$other4"
+# A pod's resolv.conf; and as no kubelet opens low ports to everybody, unlike this engine.
+printf 'nameserver %s\nsearch %s svc.cluster.local cluster.local\noptions ndots:5\n' "$dns4" "$domain" >"$work/resolv.conf"
+kubelet=(--sysctl net.ipv4.ip_unprivileged_port_start=1024)
+everywhere=(--mount "type=bind,source=$work/resolv.conf,target=/etc/resolv.conf,readonly")
+prepare docker/kubernetes/sidecar.yaml
+# config_map VERSION ENTRIES...: as the kubelet brings it into its volume, all at one instant.
+config_map() {
+    local version=$1
+    shift
+    mkdir --parents "$volumes/allowlist/..$version"
+    printf '%s\n' "$@" >"$volumes/allowlist/..$version/allowed_domains.txt"
+    ln --symbolic "..$version" "$volumes/allowlist/..data_tmp"
+    mv --no-target-directory "$volumes/allowlist/..data_tmp" "$volumes/allowlist/..data"
+}
+config_map 1 "$("$python" integration/pod.py "$manifest" data allowed_domains.txt)"
+ln --symbolic ..data/allowed_domains.txt "$volumes/allowlist/allowed_domains.txt"
+chmod -R a+rX "$volumes/allowlist"
+control "$work/hosts-sidecar.yaml"
+as_root mkdir --mode 0777 "$volumes/egress-init/ready"
+contained executor early -- /probe "${attempts[@]}"
+finished early
+row 'before the sidecar has started, the executor does not start' eval 'exits 1 && not says "^get "'
+as_root rmdir "$volumes/egress-init/ready"
+before=$(arrivals other) asked=$(arrivals dns 'asked .* other')
+contained egress-init keeper --
+row "its startupProbe's command verifies" until_true probe_of keeper
+contained executor app -- /probe hold "$main4:443" listen 8001 "${attempts[@]}" "${inside[@]}" \
+    write /etc/beacon-code/firewall.ready x write /etc/beacon-code/x x status Pid wait
+until_true said app '^status Pid'
+as_stated 'ok response code 5'
+row 'whose answer is the sidecar'"'"'s: no question has arrived' test "$asked" -eq "$(arrivals dns 'asked .* other')"
+row 'it cannot touch the sentinel' \
+    eval 'says "^write /etc/beacon-code/firewall.ready failed" && says "^write /etc/beacon-code/x failed"'
+row 'nothing arrived at the other server' test "$before" -eq "$(arrivals other)"
+row "the probes' command verifies" probe_of app
+inbound sidecar
+in_pod() { # in_pod NAME WORDS...: into $output and $code
+    code=0
+    output=$(timeout 60 docker exec "$pod-$1" "${@:2}" 2>&1) || code=$?
+}
+in_pod keeper /egress-init status
+row "the livenessProbe's command answers, with the name below its search domain" \
+    eval 'exits 0 && says "^  main-app.$domain +$(escaped "$main4") for "'
+in_pod app /egress-init status
+row 'which is not for the executor' eval 'exits 125 && says "ask as root"'
+reloaded() { said keeper "the lists are in force as they are now: .*generation $1"; }
+config_map 2 main-app:443 new.example.org:443 '*.wild.example.org:443'
+row 'a change of the ConfigMap is put in force' until_true reloaded 2
+in_pod app /probe get new.example.org:443
+row 'what is new is reached' says '^get new.example.org:443 ok'
+before=$(arrivals other)
+
+docker kill "$pod-keeper" >/dev/null
+in_pod app /probe tcp "$main4:443" get new.example.org:443 dns-query "$dns4" other.example.org udp "$other4:443" tcp "[$other6]:443"
+row 'the sidecar is dead: addresses that were open stay so' was tcp "$main4:443" ok
+row 'no name resolves, by no way' eval 'says "^get new.example.org:443 failed" && was dns-query "$dns4 other.example.org" failed'
+row 'nothing else is open' eval 'was udp "$other4:443" failed && was tcp "[$other6]:443" failed'
+row "the executor's probes still verify" probe_of app
+docker start "$pod-keeper" >/dev/null
+answers() { in_pod keeper /egress-init status && exits 0; }
+row 'it is started again, and takes over' until_true answers
+in_pod app /probe get main-app:443 get new.example.org:443 dns-query "$dns4" other.example.org udp "$other4:443"
+row 'names resolve again, of the list alone' \
+    eval 'says "^get main-app:443 ok" && says "^get new.example.org:443 ok" && was dns-query "$dns4 other.example.org" "ok response code 5" && was udp "$other4:443" failed'
+row 'the connection of the executor went on through all of it' \
+    eval 'said app "^hold $(escaped "$main4"):443 up" && not said app "^hold .* cut"'
+row 'nothing but the new name reached the other server' test $((before + 1)) -eq "$(arrivals other)"
+config_map 3 '*.wild.example.org:443'
+row 'a name that is revoked loses its connection' until_true said app "^hold $(escaped "$main4"):443 cut"
+docker stop --time 5 "$pod-keeper" >/dev/null
+finished keeper
+row 'SIGTERM ends the sidecar with 0, and it says what stays' eval 'exits 0 && says "the rules stay"'

@@ -70,6 +70,16 @@ row 'it finds the variables it knows' \
 run --entrypoint sh -- -c 'for tool in sudo iptables ip6tables ipset dig nft; do command -v $tool; done; true'
 row 'there is no sudo, iptables, ipset, dig or nft in it' eval 'exits 0 && test -z "$output"'
 
+scenario 'docker/node.Dockerfile with EGRESS_INIT_SUPERVISE=1'
+before=$(arrivals other)
+run --cap-add NET_ADMIN --env EGRESS_INIT_SUPERVISE=1 -- beacon "${everywhere[@]}"
+row 'the listed server alone is reached' four ok failed failed failed
+row 'by egress-init'"'"'s own DNS' says '^egress-init: firewall ready: .*dns proxy'
+row 'nothing arrived at the other server' test "$before" -eq "$(arrivals other)"
+run --cap-add NET_ADMIN --env EGRESS_INIT_SUPERVISE=1 -- beacon status
+row 'the CLI is uid 1000 and has no capability' \
+    eval 'says "^Uid:	1000	1000	1000	1000" && test 5 -eq "$(grep --count "^Cap.*:	0000000000000000" <<<"$output")"'
+
 scenario 'the guard of a Node CLI'
 run --entrypoint beacon -- arguments x
 row 'without a firewall the CLI refuses to start' eval 'exits 1 && says "there is no sentinel" && not says x$'
@@ -127,6 +137,10 @@ in_container --work_dir "$project" --allow "other.example.org:443" --allow="$api
 row '--allow says what instead' four failed ok ok ok
 OPENAI_ALLOWED_DOMAINS=other.example.org in_container --work_dir "$project" "${everywhere[@]}"
 row 'and so does OPENAI_ALLOWED_DOMAINS' four failed failed ok ok
+in_container --supervise --work_dir "$project" --allow '*.example.org' --allow other.example.org "${everywhere[@]}"
+row '--supervise takes a wildcard; a private address takes a name of its own' four failed failed ok ok
+in_container --supervise --work_dir "$project" exit 42
+row '--supervise: the exit code is that of the CLI' exits 42
 in_container --work_dir "$project" status
 row 'the CLI has no capability and no new privileges' \
     eval 'says "^NoNewPrivs:	1" && test 5 -eq "$(grep --count "^Cap.*:	0000000000000000" <<<"$output")"'

@@ -76,5 +76,8 @@ row 'port 8001 of the service is' connects "$address:8001"
 row 'the other port is not' not connects "$address:8002"
 healthy() { [[ $(docker inspect --format '{{.State.Health.Status}}' "$id-service") == healthy ]]; }
 row 'it becomes healthy' eval 'until_true healthy || until_true healthy'
+run --env ONCE=1 --env EGRESS_INIT_SUPERVISE=1 --env 'EGRESS_INIT_ALLOW=api.example.org *.example.com' \
+    --cap-add NET_ADMIN -- python3 -m service "${everywhere[@]}"
+row 'with EGRESS_INIT_SUPERVISE=1 and a wildcard in the list the same' four ok failed failed failed
 run --env ONCE=1 -- python3 -m service "${everywhere[@]}"
 row 'without NET_ADMIN: 125, what to add, and no service' eval 'exits 125 && says "cap-add=NET_ADMIN" && not says "^service"'

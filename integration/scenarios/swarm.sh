@@ -121,9 +121,21 @@ row 'both have the new secret' test 'secret 2 secret 2 ' = "$(secrets)"
 output=$(for each in $(executors); do docker logs "$each" 2>&1; done)
 row 'behind their firewalls' test 2 -eq "$(grep --count --extended-regexp "^tcp $(escaped "$other"):50051 failed" <<<"$output")"
 
+scenario 'docker/stack.yaml with EXECUTOR_SUPERVISE=1'
+before=$(arrived)
+EXECUTOR_SUPERVISE=1 TOKEN_VERSION=2 deploy
+row 'the update completes' watching update_is completed
+row 'there were never fewer than two healthy executors' test 2 -eq "$fewest"
+patiently two_healthy || true
+output=$(docker logs "$(executors | head -n 1)" 2>&1)
+row 'egress-init is above the command' says '^egress-init: firewall ready: .*dns proxy'
+row 'the main application is reached by its name, nobody else is' \
+    eval 'says "^get main-app:50051 ok" && was tcp "$main:443" failed && was tcp "$other:50051" failed && was udp "$other:50051" failed'
+row 'nothing arrived there' test "$before" -eq "$(arrived)"
+
 scenario 'docker/stack.yaml: an update that does not start'
 good=$(executors | sort)
-TOKEN_VERSION=2 EXECUTOR_SUBNET=nowhere deploy # --inbound is wrong: 125
+EXECUTOR_SUPERVISE=1 TOKEN_VERSION=2 EXECUTOR_SUBNET=nowhere deploy # --inbound is wrong: 125
 row 'it is rolled back' watching update_is rollback_completed
 row 'there were never fewer than two healthy executors' test 2 -eq "$fewest"
 row 'they are the ones from before' test "$good" = "$(executors | sort)"

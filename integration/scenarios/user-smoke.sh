@@ -24,6 +24,9 @@ row 'and so it does in a network that it makes itself' exits 0
 variant system <<<'ENTRYPOINT ["/egress-init", "--user", "node", "--dns", "system", "--"]'
 smoke "$id-system"
 row 'with --dns system it passes with a warning' eval 'exits 0 && says "a way out +warning"'
+variant supervised <<<'ENTRYPOINT ["/egress-init", "--supervise", "--user", "node", "--"]'
+smoke "$id-supervised" --env 'EGRESS_INIT_ALLOW=*.example.org api.example.org'
+row 'with --supervise it passes' eval 'exits 0 && test 10 -eq "$(grep --count " ok$" <<<"$output")"'
 smoke "$id-good" --env EGRESS_INIT_ALLOW=nowhere.example.org
 row 'a list with a name that does not exist is found' eval 'exits 1 && says "firewall verifies +WRONG"'
 variant bypassed <<'DOCKERFILE'

@@ -96,7 +96,7 @@ pub enum Problem {
     WildcardTooBroad,
     /// A wildcard where no resolver of ours answers the command.
     #[error(
-        "`*.{zone}` needs a resolver in the path of every query, which this version does not have; list the exact names"
+        "`*.{zone}` needs a resolver in the path of every query; choose `--supervise` or `apply --watch`, or list the exact names"
     )]
     Wildcard {
         /// The name after `*.`.

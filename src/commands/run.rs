@@ -139,6 +139,12 @@ impl Above {
         identity: &Identity,
     ) -> Result<Self, Error> {
         let (capabilities, gid) = if dns == Dns::Proxy {
+            // What the resolver is told by: a uid and a group that no command can take.
+            let has_uid = identity.uid == nix::unistd::geteuid().as_raw()
+                || command.keeps(Capability::CAP_SETUID);
+            if has_uid && command.keeps(Capability::CAP_SETGID) {
+                return Err(Error::CouldBeResolver);
+            }
             let gid = Keeper::own_group(Some(identity))?;
             (&[Capability::CAP_NET_ADMIN][..], gid)
         } else {

@@ -110,7 +110,7 @@ impl<T> Enforced<T> {
             limits: self.config.limits,
             deadline: self.config.resolve_timeout,
         };
-        Some((handover, self.start_lock))
+        Some((handover, self.start_lock.stay()))
     }
 }
 
@@ -124,6 +124,8 @@ pub async fn enforce<T>(
 ) -> Result<Enforced<T>, Error> {
     let signals = Signals::block().map_err(|error| Error::Process("block signals", error))?;
     let stays = job == Job::Apply { watch: true };
+    // Where one keeps the rules, what its sentinel says is true, and stays so.
+    StartLock::check_free_to_take()?;
     // First of all (I3), and once more when no other start can publish any more. One that stays
     // may find what another one left in force, and then the sentinel is true.
     let mut removed = Ok(());

@@ -13,7 +13,7 @@ use crate::{
     host_network::{self, HostNetwork},
     nft::Nftables,
     policy::{self, Nameservers, Policy},
-    privileges::{Privileges, Status},
+    privileges::{Keeper, Privileges, Status},
     resolve::{
         hosts::HOSTS,
         nameservers::{ResolvConf, Upstreams},
@@ -111,6 +111,22 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
+    /// What the command is left with, and what stays above it.
+    fn attainable(&self, command: &Privileges) -> Result<(), Error> {
+        command.check_attainable()?;
+        let config = &self.subject.config;
+        if config.supervise.is_some() {
+            let capabilities: &[_] = if config.dns == Dns::Proxy {
+                &[Capability::CAP_NET_ADMIN]
+            } else {
+                &[]
+            };
+            let gid = Keeper::own_group(self.identity)?;
+            Keeper::above(command, capabilities, gid)?.check_attainable()?;
+        }
+        Ok(())
+    }
+
     fn facts(
         &self,
         privileges: Result<Privileges, Error>,
@@ -129,10 +145,10 @@ impl Start<'_> {
         let name = run.user.as_ref().map(ToString::to_string);
         let no_names = names.as_ref().is_ok_and(|names| *names == 0);
         StartFacts {
-            kernel: kernel(network.is_ok(), self.own),
+            kernel: kernel(network.is_ok(), self.own, config.dns),
             network: Look::of(network),
             drop: match &privileges {
-                Ok(privileges) => Look::of(privileges.check_attainable()),
+                Ok(privileges) => Look::of(self.attainable(privileges)),
                 Err(_) => Look::Hidden(nobody()),
             },
             kept: self.kept | chown,
@@ -158,7 +174,7 @@ impl Start<'_> {
 
 /// The rules are tried, and not installed. Not in the host's network, where not even that is to be
 /// done, and not without the capability, because the kernel asks for that first.
-fn kernel(is_own: bool, own: Option<&Status>) -> Look<()> {
+fn kernel(is_own: bool, own: Option<&Status>, dns: Dns) -> Look<()> {
     if !is_own {
         return Look::Hidden("not tried in a network that is not the container's".into());
     }
@@ -179,10 +195,19 @@ fn kernel(is_own: bool, own: Option<&Status>) -> Look<()> {
             &nameservers,
             &[SocketOwner::user(0)],
         ))))?;
-        kernel.try_out(&ruleset::enforced(
-            &sample(),
-            ruleset::Dns::Servers(&nameservers),
-        ))
+        let enforced = match dns {
+            Dns::Pinned => ruleset::Dns::Closed,
+            Dns::System => ruleset::Dns::Servers(&nameservers),
+            Dns::Proxy => ruleset::Dns::Proxy(&ruleset::Proxy {
+                nameservers: &nameservers,
+                resolver: SocketOwner::user(0),
+                forwarder: true,
+                generation: [0; 32],
+                names: &[],
+                past: &[],
+            }),
+        };
+        kernel.try_out(&ruleset::enforced(&sample(), enforced))
     });
     Look::of(tried)
 }
@@ -267,7 +292,7 @@ fn hosts(dns: Dns) -> Look<()> {
         Ok(_) => Look::Seen(()),
         Err(error) => Look::wrong(
             format!("/etc/hosts cannot be written: {error}"),
-            "start as root; with --read-only mount a file of the container's own over /etc/hosts, or have the addresses in it (--add-host, extra_hosts); or choose --dns system, which leaves a tunnel",
+            "start as root; with --read-only mount a file of the container's own over /etc/hosts, or have the addresses in it (--add-host, extra_hosts); or --supervise, whose resolver needs no such file; or choose --dns system, which leaves a tunnel",
         ),
     }
 }

@@ -21,7 +21,7 @@ pub use inbound::{InvalidInbound, parse_inbound};
 pub use ledger::{Change, Ledger, Lifetimes, Outcome, Refusal, Timed};
 pub use merge::disjoint;
 
-use crate::allowlist::{Allowlist, Name, Services, Target};
+use crate::allowlist::{Allowlist, Entry, Name, Services, Target};
 use crate::service::Service;
 use ipnet::IpNet;
 use merge::elements_of;
@@ -178,7 +178,9 @@ pub fn decide(list: &Allowlist, answers: &Answers, inbound: &[Element]) -> Decis
     let refused = refuse_names(list, answers, &granted, &mut warnings);
     let deny = disjoint(refused.into_iter().chain(refused_networks(list)));
 
-    if allow.is_empty() {
+    // What a wildcard opens comes with the answers of mode `proxy`.
+    let is_wildcard = |entry: &Entry| !entry.deny && matches!(entry.target, Target::Wildcard(_));
+    if allow.is_empty() && !list.entries().iter().any(is_wildcard) {
         warnings.push(Warning::Nothing);
     }
     Decision {

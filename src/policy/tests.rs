@@ -289,6 +289,17 @@ fn nothing_left_is_a_warning() {
 }
 
 #[test]
+fn a_wildcard_is_left_to_come() {
+    let source = Source {
+        label: "list.txt".to_owned(),
+        text: "*.a.com".into(),
+        kind: SourceKind::Words,
+    };
+    let list = parse(&[source], Accept { wildcards: true }).unwrap();
+    assert_eq!(decide(&list, &Answers::new(), &[]).warnings, []);
+}
+
+#[test]
 fn inbound_is_merged_like_the_rest() {
     let inbound = [parse_inbound("80@10.0.0.0/8"), parse_inbound("80-81")];
     let inbound: Vec<Element> = inbound.into_iter().flat_map(Result::unwrap).collect();

@@ -153,6 +153,9 @@ impl Keeper {
                 "to give the supervisor a group of its own",
             ));
         }
+        if status.bounding != 0 {
+            takes.push((Capability::CAP_SETPCAP, "to empty the bounding set"));
+        }
         takes
     }
 
@@ -306,6 +309,22 @@ mod tests {
             error.remedy().unwrap().contains("--cap-add=KILL"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn one_without_a_command_is_told_what_it_lacks() {
+        let plan = Keeper::alone(&[Capability::CAP_NET_ADMIN], None);
+        let pod = Status {
+            permitted: Capability::CAP_NET_ADMIN.bitmask(),
+            ..root()
+        };
+        let error = check_permitted(&plan.takes(&pod), &pod).unwrap_err();
+        assert!(
+            error.remedy().unwrap().contains("--cap-add=SETPCAP"),
+            "{error}"
+        );
+        let empty = Status { bounding: 0, ..pod };
+        check_permitted(&plan.takes(&empty), &empty).unwrap();
     }
 
     #[test]

@@ -183,7 +183,8 @@ impl Privileges {
             .fold(0, |mask, kept| mask | kept.0.bitmask())
     }
 
-    fn keeps(&self, capability: Capability) -> bool {
+    /// Whether the command keeps this one.
+    pub(crate) fn keeps(&self, capability: Capability) -> bool {
         self.keep_caps.contains(&KeptCapability(capability))
     }
 }

@@ -348,12 +348,13 @@ impl<'a> Resolver<'a> {
     }
 
     /// What is found under one absolute name, of one type. NXDOMAIN and NODATA are no errors here.
+    /// A server that fails is not asked again: a client waits, and asks again itself.
     pub(crate) async fn records(
         &self,
         name: &DnsName,
         kind: RecordType,
     ) -> Result<Found, Unresolved> {
-        self.chain(name, kind, self.until, &AtomicBool::new(false))
+        self.chain(name, kind, self.until, &AtomicBool::new(true))
             .await
     }
 
