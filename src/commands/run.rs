@@ -91,9 +91,8 @@ async fn supervise(mut enforced: Enforced<End>, above: Above, began: Instant) ->
     };
     let mut supervised = Supervised::start(plan, || report(place, counts, dns, began))?;
     let place = place.clone();
-    if dns == Dns::Proxy
-        && let Some((handover, _start_lock)) = enforced.hand_over(place, "supervise")
-    {
+    // In mode proxy, and in no other.
+    if let Some((handover, _start_lock)) = enforced.hand_over(place, "supervise") {
         // Nobody else starts here as long as this process keeps the rules (I9).
         return keeper::keep(handover, supervised).await;
     }

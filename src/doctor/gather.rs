@@ -202,7 +202,7 @@ fn kernel(is_own: bool, own: Option<&Status>, dns: Dns) -> Look<()> {
                 nameservers: &nameservers,
                 resolver: SocketOwner::user(0),
                 forwarder: true,
-                local: &[],
+                local: &[(Ipv4Addr::LOCALHOST, 5353).into()],
                 generation: [0; 32],
                 names: &[],
                 past: &[],

@@ -27,14 +27,14 @@ use crate::{
 };
 
 cases!(flows:
-    a_connection_from_before_the_lock_is_cut,
+    a_connection_from_before_the_lock_gets_cut,
     a_rerun_keeps_what_both_policies_allow_and_cuts_the_rest,
     the_lock_of_a_rerun_resets_nothing,
     a_rerun_keeps_what_was_invited,
     nothing_comes_in_uninvited,
     an_invited_service_is_reached_and_answers,
     an_invitation_can_be_for_some,
-    a_connection_from_outside_from_before_the_lock_is_cut,
+    a_connection_from_outside_from_before_the_lock_gets_cut,
     nothing_is_forwarded,
     a_start_closes_once_and_for_all,
     a_rerun_leaves_no_window,
@@ -65,7 +65,7 @@ fn none_to(frames: &[Frame], addresses: [IpAddr; 2]) {
     assert!(strays.is_empty(), "these got out: {strays:#?}");
 }
 
-fn a_connection_from_before_the_lock_is_cut() {
+fn a_connection_from_before_the_lock_gets_cut() {
     let world = World::new();
     let mut open = ELSEWHERE.map(|address| connect(address, 9000));
     let sockets = ELSEWHERE.map(|address| {
@@ -269,7 +269,7 @@ fn an_invitation_can_be_for_some() {
 }
 
 /// The reverse of a shell: somebody outside holds a connection to the inside when the lock falls.
-fn a_connection_from_outside_from_before_the_lock_is_cut() {
+fn a_connection_from_outside_from_before_the_lock_gets_cut() {
     let world = World::new();
     let listener = TcpListener::bind("10.77.0.2:8080").unwrap();
     let (sender, receiver) = std::sync::mpsc::channel();

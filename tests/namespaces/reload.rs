@@ -28,9 +28,9 @@ cases!(reload:
     the_directory_behind_a_config_map_is_swapped,
     a_hangup_reads_lists_and_hosts_again,
     a_list_that_is_wrong_changes_nothing,
-    what_is_revoked_is_cut_and_what_stays_never_notices,
+    what_is_revoked_gets_cut_and_what_stays_never_notices,
     an_address_of_long_ago_still_serves_the_flows_to_it,
-    a_refused_name_is_cut_out_of_a_network,
+    a_refused_name_gets_cut_out_of_a_network,
     the_sentinel_tells_of_the_new_list,
     a_reload_that_waits_for_dns_delays_nothing,
 );
@@ -148,7 +148,7 @@ fn a_list_that_is_wrong_changes_nothing() {
     end(started).says(&["the lists were not reloaded", &place]);
 }
 
-fn what_is_revoked_is_cut_and_what_stays_never_notices() {
+fn what_is_revoked_gets_cut_and_what_stays_never_notices() {
     needs_second_uid();
     let world = World::new();
     let api = "api.example.org:443,1900\n198.51.100.77\n";
@@ -168,7 +168,7 @@ fn what_is_revoked_is_cut_and_what_stays_never_notices() {
         Going::listening((GIT[0], TICKER).into()),
         Going::listening((GIT[1], TICKER).into()),
     ];
-    let (_, frames) = world.arrived(|| {
+    let ((), frames) = world.arrived(|| {
         fs::write(ALLOWLIST, api).unwrap();
         eventually("it was reloaded", || generation() == 2);
     });
@@ -181,9 +181,9 @@ fn what_is_revoked_is_cut_and_what_stays_never_notices() {
     assert!(to_api(&frames) > 0, "the flow is seen outside");
     // From now on.
     let before = stay.each_ref().map(Going::done);
-    let (_, frames) = world.arrived(|| {
+    let ((), frames) = world.arrived(|| {
         for flow in go {
-            flow.is_cut();
+            flow.gets_cut();
         }
     });
     let late: Vec<_> = frames
@@ -227,11 +227,11 @@ fn an_address_of_long_ago_still_serves_the_flows_to_it() {
     // Until the list has the name no more.
     allowlist("git.example.org\n");
     eventually("it was reloaded", || generation() == 3);
-    flow.is_cut();
+    flow.gets_cut();
     end(started);
 }
 
-fn a_refused_name_is_cut_out_of_a_network() {
+fn a_refused_name_gets_cut_out_of_a_network() {
     needs_second_uid();
     let world = World::new();
     allowlist("198.51.100.0/24\n");
@@ -243,7 +243,7 @@ fn a_refused_name_is_cut_out_of_a_network() {
     );
     allowlist("198.51.100.0/24\n!git.example.org\n");
     is(true, false);
-    goes.is_cut();
+    goes.gets_cut();
     allowlist("198.51.100.0/24\n!git.example.org\n203.0.113.66\n");
     eventually("it was reloaded", || generation() == 3);
     rejects(&[Step::Tcp((GIT[0], 443).into())]);

@@ -1,12 +1,7 @@
 //! `apply --watch`: a keeper beside the processes that it keeps, which come and go by themselves;
 //! and what is left when a keeper is gone.
 
-use std::{
-    fs,
-    path::Path,
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, time::Duration};
 
 use nix::sys::signal::Signal;
 
@@ -18,8 +13,8 @@ use crate::{
         live::{Going, as_node, end, eventually, is_open, sidecar, status, status_of, supervised},
         probe::{Outcome, Step},
         world::{
-            API, DNS, ELSEWHERE, FOREIGN_DNS, GIT, Run, SENTINEL, World, allowlist, reaches,
-            rejects, table, user_options,
+            API, BINARY, DNS, ELSEWHERE, FOREIGN_DNS, GIT, Run, SENTINEL, World, allowlist,
+            reaches, rejects, user_options,
         },
     },
 };
@@ -30,7 +25,7 @@ cases!(sidecar:
     killed_it_leaves_everything_locked,
     another_one_takes_over_without_a_gap,
     another_one_takes_over_with_another_list,
-    a_second_start_waits_until_it_is_gone,
+    a_second_start_changes_nothing_until_it_is_gone,
     with_the_supervisor_the_command_dies_and_the_rules_stay,
     as_process_1_too,
 );
@@ -110,10 +105,7 @@ fn the_rules_and_the_redirect_outlive_it() {
     is_shut(&world);
     assert!(Path::new(SENTINEL).exists());
     world.egress().arg("check").run().exits(0);
-    Run::new(crate::support::world::BINARY)
-        .arg("status")
-        .run()
-        .exits(125);
+    Run::new(BINARY).arg("status").run().exits(125);
 }
 
 fn killed_it_leaves_everything_locked() {
@@ -203,7 +195,7 @@ fn another_one_takes_over_with_another_list() {
     started.finish();
     allowlist("api.example.org\n203.0.113.7\n");
     let started = sidecar(&[]);
-    goes.is_cut();
+    goes.gets_cut();
     reaches(&[Step::Tcp(([203, 0, 113, 7], 443).into())]);
     rejects(&[Step::Tcp((GIT[0], 443).into())]);
     for going in [stays, clients] {
@@ -215,31 +207,30 @@ fn another_one_takes_over_with_another_list() {
     end(started).exits(0);
 }
 
-fn a_second_start_waits_until_it_is_gone() {
+fn a_second_start_changes_nothing_until_it_is_gone() {
     needs_second_uid();
     let world = World::new();
     allowlist("api.example.org\n");
     let started = sidecar(&[]);
-    let before = table("egress_init").unwrap();
-    let mut second = world
-        .egress()
-        .args(user_options())
-        .args(["--allow", "git.example.org"])
-        .command(&["/bin/true"])
-        .start();
-    let since = Instant::now();
-    while since.elapsed() < Duration::from_secs(2) {
-        assert!(second.is_running());
-        reaches(&[Step::Tcp((API[0], 443).into())]);
-        sleep(Duration::from_millis(50));
-    }
-    assert_eq!(
-        table("egress_init").unwrap().lines().count(),
-        before.lines().count()
-    );
+    let clients = Going::connections((API[0], 443).into());
+    let sentinel = fs::read_to_string(SENTINEL).unwrap();
+    let second = || {
+        let run = world.egress().args(user_options());
+        run.args(["--allow", "git.example.org"])
+            .command(&["/bin/true"])
+            .run()
+    };
+    let held = "keeps the rules of this network namespace";
+    assert!(second().exits(125).says(&[held]).elapsed < Duration::from_secs(10));
+    let another = Run::new(BINARY).args(["apply", "--watch"]).run();
+    another.exits(125).says(&[held]);
+    assert_eq!(fs::read_to_string(SENTINEL).unwrap(), sentinel);
+    world.egress().arg("check").run().exits(0);
     assert!(lookup("api.example.org").run().is_ok());
+    rejects(&[Step::Tcp((GIT[0], 443).into())]);
+    clients.never_failed();
     end(started).exits(0);
-    second.finish().exits(0);
+    second().exits(0);
     reaches(&[Step::Tcp((GIT[0], 443).into())]);
     rejects(&[Step::Tcp((API[0], 443).into())]);
 }
@@ -267,12 +258,7 @@ fn as_process_1_too() {
     let world = World::new();
     allowlist("api.example.org\n");
     let started = Run::new("unshare")
-        .args([
-            "--pid",
-            "--fork",
-            "--mount-proc",
-            crate::support::world::BINARY,
-        ])
+        .args(["--pid", "--fork", "--mount-proc", BINARY])
         .args(user_options())
         .args([
             "--supervise",

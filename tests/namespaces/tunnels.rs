@@ -57,7 +57,7 @@ fn no_query_reaches_a_server() {
     let (configured, foreign) = world.outside.queries();
     let before = (configured.len(), foreign.len());
     assert!(before.1 > 0, "control");
-    let (_, frames) = world.arrived(|| {
+    let ((), frames) = world.arrived(|| {
         for attempts in steps.chunks(12) {
             as_node(attempts).outcomes();
         }

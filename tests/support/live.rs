@@ -57,9 +57,7 @@ pub fn ready(mut started: Started) -> Started {
             "no keeper: {:?}",
             table("egress_init")
         );
-        if !started.is_running() {
-            panic!("it ended\n{}", started.finish());
-        }
+        assert!(started.is_running(), "it ended\n{}", started.finish());
         sleep(Duration::from_millis(10));
     }
     started
@@ -173,7 +171,7 @@ pub struct Going {
 impl Going {
     fn start(
         pause: Duration,
-        mut step: impl FnMut() -> Result<(), String> + Send + 'static,
+        mut once: impl FnMut() -> Result<(), String> + Send + 'static,
     ) -> Self {
         let (stop, done) = (
             Arc::new(AtomicBool::new(false)),
@@ -184,7 +182,7 @@ impl Going {
             let mut report = Report::default();
             while !stopped.load(Ordering::SeqCst) && report.errors.len() < 10 {
                 let since = Instant::now();
-                match step() {
+                match once() {
                     Ok(()) => report.done = counter.fetch_add(1, Ordering::SeqCst) + 1,
                     Err(error) => {
                         eprintln!("after {}: {error}", report.done);
@@ -300,7 +298,7 @@ impl Going {
 
     /// That it has stopped by itself: nothing succeeds any more.
     #[track_caller]
-    pub fn is_cut(self) {
+    pub fn gets_cut(self) {
         let before = self.done();
         sleep(Duration::from_millis(300));
         let after = self.done();
