@@ -4,7 +4,7 @@
 
 INTERFACE is the container's, as the host has it: whatever arrives there has left the container, and
 no rule of its own can hide it. What any IPv6 host says to its neighbours by itself is left out, and
-so is ARP. It prints "capturing" when it does.
+so is ARP. It prints "capturing" when it does, and ends with the container.
 """
 
 import ipaddress
@@ -39,7 +39,10 @@ def main(interface):
     link.bind((interface, ETH_P_ALL))
     print("capturing", flush=True)
     while True:
-        octets, (_, kind, direction, *_) = link.recvfrom(65535)
+        try:
+            octets, (_, kind, direction, *_) = link.recvfrom(65535)
+        except OSError:  # the interface is gone, and the container with it
+            return
         if direction != socket.PACKET_OUTGOING and kind in (ETH_P_IP, ETH_P_IPV6):
             line = packet(kind, octets)
             if line:
