@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Each recipe is one script under scripts/, which can be read and run by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test demo bench lint format image clean
+.PHONY: help setup build test demo bench fuzz lint format image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ demo: ## the static binary in a small internet of its own: what gets out, before
 
 bench: ## time from start to exec, and the load of 100,000 networks
 	@scripts/bench
+
+fuzz: ## libFuzzer on everything that reads text or octets from outside: docs/fuzzing.md
+	@scripts/fuzz
 
 lint: ## rustfmt, and clippy with warnings as errors
 	@scripts/lint

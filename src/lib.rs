@@ -39,6 +39,9 @@ pub mod container;
 pub mod doctor;
 pub mod error;
 mod file;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod host_network;
 pub mod launch;
 pub mod links;

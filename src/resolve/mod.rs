@@ -5,6 +5,8 @@
 //! may bring in is the policy's to say. Nothing is cached: a start asks for each name once.
 
 mod answer;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 pub mod hosts;
 pub mod nameservers;
 mod servers;
