@@ -3,7 +3,7 @@
 
 use crate::sample::Sample;
 use egress_init::{
-    allowlist::{Entry, Target},
+    allowlist::{Entry, Name, Target},
     policy::{self, Element, Origin},
     service::Protocol,
 };
@@ -49,17 +49,68 @@ pub fn run(data: &[u8]) {
             }
         }
     }
-    for (name, addresses) in &sample.decision.hosts {
-        assert!(!addresses.is_empty());
-        for address in addresses {
-            assert!(sample.answers[name].contains(address));
-            assert!(may_come_in(*address), "{name} {address}");
-        }
-    }
+    hosts(&sample, &listed_ports);
     for address in sample.answers.values().flatten() {
         let ours = policy::admissible(*address, Origin::Name).is_ok();
         assert_eq!(ours, may_come_in(*address), "{address}");
     }
+}
+
+/// Each name stands in /etc/hosts with the addresses that it opens at some port, and no others.
+fn hosts(sample: &Sample, listed_ports: &BTreeSet<u16>) {
+    let names: BTreeSet<&Name> = sample.answers.keys().collect();
+    let mut expected = BTreeSet::new();
+    for name in names {
+        for &address in &sample.answers[name] {
+            let opens = Protocol::ALL.iter().any(|&protocol| {
+                let mut ports = listed_ports.iter();
+                ports.any(|&port| is_opened_by(sample, name, address, protocol, port))
+            });
+            if opens {
+                expected.insert((name.clone(), address));
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    for (name, addresses) in &sample.decision.hosts {
+        assert!(!addresses.is_empty());
+        for &address in addresses {
+            assert!(
+                found.insert((name.clone(), address)),
+                "{name} {address} twice"
+            );
+        }
+    }
+    assert_eq!(found, expected, "{}{:?}", sample.text, sample.answers);
+}
+
+/// Whether this name, by itself, opens this service of an address of its.
+fn is_opened_by(
+    sample: &Sample,
+    name: &Name,
+    address: IpAddr,
+    protocol: Protocol,
+    port: u16,
+) -> bool {
+    let mut open = false;
+    for entry in sample.list.entries() {
+        let has = entry
+            .services
+            .iter()
+            .any(|s| s.protocol == protocol && s.ports.contains(port));
+        let meant = match &entry.target {
+            Target::Name(other) => other == name,
+            Target::Wildcard(zone) => name.as_str().ends_with(&format!(".{zone}")),
+            Target::Network(network) => entry.deny && network.contains(&address),
+        };
+        if has && meant {
+            if entry.deny {
+                return false;
+            }
+            open = true;
+        }
+    }
+    open && may_come_in(address)
 }
 
 fn are_disjoint(elements: &[Element]) {
