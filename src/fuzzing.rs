@@ -8,6 +8,7 @@ use crate::{
 
 pub use crate::{
     nft::fuzzing::read_answer,
+    proxy::fuzzing::{Exchange, Fence, exchange},
     resolve::fuzzing::{Said, follow},
 };
 

@@ -14,13 +14,17 @@ pub struct Message {
     pub questions: Vec<(Name, u16, u16)>,
     pub answers: Vec<Record>,
     pub authorities: Vec<Record>,
+    /// Octets behind the last record.
+    pub rest: usize,
 }
 
 pub struct Record {
     pub owner: Name,
     pub kind: u16,
     pub class: u16,
-    ttl: u32,
+    pub ttl: u32,
+    /// Whether there is any data.
+    pub filled: bool,
     pub data: Data,
 }
 
@@ -28,13 +32,28 @@ pub struct Record {
 pub enum Data {
     Address(IpAddr),
     Alias(Name),
+    Binding(Binding),
     Other,
+}
+
+/// HTTPS and SVCB records (RFC 9460 section 2.2).
+#[derive(PartialEq, Eq)]
+pub struct Binding {
+    pub target: Name,
+    /// The addresses of both hints.
+    pub hints: Vec<IpAddr>,
+    /// The keys of the parameters.
+    pub keys: Vec<u16>,
+    /// Those that are mandatory.
+    pub mandatory: Vec<u16>,
 }
 
 pub const A: u16 = 1;
 pub const CNAME: u16 = 5;
 pub const SOA: u16 = 6;
 pub const AAAA: u16 = 28;
+pub const SVCB: u16 = 64;
+pub const HTTPS: u16 = 65;
 const OPT: u16 = 41;
 pub const IN: u16 = 1;
 
@@ -77,6 +96,47 @@ impl Reader<'_> {
         None
     }
 
+    fn binding(&mut self, end: usize) -> Option<Binding> {
+        let _priority = self.u16()?;
+        let mut binding = Binding {
+            target: self.name()?,
+            hints: Vec::new(),
+            keys: Vec::new(),
+            mandatory: Vec::new(),
+        };
+        while self.at < end {
+            let (key, length) = (self.u16()?, usize::from(self.u16()?));
+            let value = self.octets.get(self.at..self.at + length)?;
+            self.at += length;
+            binding.keys.push(key);
+            match key {
+                0 => binding.mandatory.extend(
+                    value
+                        .as_chunks()
+                        .0
+                        .iter()
+                        .map(|&key: &[u8; 2]| u16::from_be_bytes(key)),
+                ),
+                4 => binding.hints.extend(
+                    value
+                        .as_chunks()
+                        .0
+                        .iter()
+                        .map(|&v4: &[u8; 4]| IpAddr::from(v4)),
+                ),
+                6 => binding.hints.extend(
+                    value
+                        .as_chunks()
+                        .0
+                        .iter()
+                        .map(|&v6: &[u8; 16]| IpAddr::from(v6)),
+                ),
+                _ => {}
+            }
+        }
+        Some(binding)
+    }
+
     fn record(&mut self) -> Option<Record> {
         let owner = self.name()?;
         let (kind, class) = (self.u16()?, self.u16()?);
@@ -90,6 +150,7 @@ impl Reader<'_> {
             AAAA => <[u8; 16]>::try_from(octets)
                 .map_or(Data::Other, |v6| Data::Address(Ipv6Addr::from(v6).into())),
             CNAME if length > 0 => Data::Alias(self.name()?),
+            SVCB | HTTPS if length > 0 => Data::Binding(self.binding(end)?),
             _ => Data::Other,
         };
         self.at = end;
@@ -98,6 +159,7 @@ impl Reader<'_> {
             kind,
             class,
             ttl,
+            filled: length > 0,
             data,
         })
     }
@@ -121,7 +183,9 @@ pub fn decode(octets: &[u8]) -> Option<Message> {
     let additionals = records(additionals)?;
     let edns = additionals.iter().find(|record| record.kind == OPT);
     let high = edns.map_or(0, |edns| u16::try_from(edns.ttl >> 24).expect("eight bits"));
+    let rest = octets.len() - reader.at;
     Some(Message {
+        rest,
         flags,
         code: high << 4 | flags & 0xf,
         questions,

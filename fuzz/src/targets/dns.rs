@@ -134,7 +134,11 @@ fn expected(message: &Message, names: &mut Vec<Name>, kind: u16) -> Said {
     if message.code == NX_DOMAIN {
         return Said::NxDomain;
     }
-    let absent = message.authorities.iter().any(|record| record.kind == SOA);
+    let last = &names[names.len() - 1];
+    let absent = message
+        .authorities
+        .iter()
+        .any(|record| record.kind == SOA && record.filled && last.ends_with(&record.owner));
     if names.len() > start && !absent {
         Said::Follow(names[names.len() - 1].clone())
     } else {

@@ -6,14 +6,17 @@ mod dns;
 mod hosts;
 mod kernel;
 mod list;
+mod lookup;
 mod messages;
 mod name;
 mod network;
 mod policy;
+mod proxy;
 mod resolv_conf;
 mod ruleset;
 mod sentinel;
 mod settings;
+mod status;
 
 /// The targets by name. `scripts/fuzz` reads this list: one a line.
 pub const ALL: &[(&str, fn(&[u8]))] = &[
@@ -21,15 +24,18 @@ pub const ALL: &[(&str, fn(&[u8]))] = &[
     ("name", name::run),
     ("network", network::run),
     ("policy", policy::run),
+    ("lookup", lookup::run),
     ("ruleset", ruleset::run),
     ("messages", messages::run),
     ("kernel", kernel::run),
     ("dns", dns::run),
+    ("proxy", proxy::run),
     ("resolv_conf", resolv_conf::run),
     ("hosts", hosts::run),
     ("accounts", accounts::run),
     ("settings", settings::run),
     ("sentinel", sentinel::run),
+    ("status", status::run),
 ];
 
 /// The octet between the fields of an input that has several: no part of any UTF-8 text.
