@@ -4,11 +4,16 @@
 use arbitrary::{Result, Unstructured};
 use egress_init::{
     allowlist::{self, Accept, Allowlist, Source, SourceKind},
-    policy::{self, Answers, Decision, Element, Nameservers},
+    policy::{self, Answers, Decision, Element, Nameservers, Policy, ledger::Timed},
+    ruleset::{
+        self, Ruleset,
+        build::{Dns, Proxy, SocketOwner},
+    },
 };
 use std::{
     fmt::Write,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
 };
 
 /// Everything that a ruleset follows from.
@@ -91,6 +96,50 @@ impl Sample {
         })
     }
 }
+
+impl Sample {
+    /// The lock of a start with this list, and its policy in one of the modes of DNS. In mode
+    /// proxy what the policy allows is split: one half the list's own, the other brought in.
+    pub fn rulesets(&self) -> [Ruleset; 2] {
+        let nameservers = self.nameservers.as_ref();
+        let owners = [SocketOwner::user(1000), RESOLVER];
+        let locked = ruleset::locked(nameservers.map(|servers| (servers, owners.as_slice())));
+        let policy = &self.decision.policy;
+        let Some(nameservers) = nameservers else {
+            return [locked, ruleset::enforced(policy, Dns::Closed)];
+        };
+        if self.text.len().is_multiple_of(2) {
+            return [locked, ruleset::enforced(policy, Dns::Servers(nameservers))];
+        }
+        let (own, brought) = policy.allow.split_at(policy.allow.len() / 2);
+        let timed: Vec<Timed> = (61..)
+            .zip(brought)
+            .map(|(seconds, &element)| Timed {
+                element,
+                life: Duration::from_secs(seconds * seconds),
+            })
+            .collect();
+        let (names, past) = timed.split_at(timed.len() / 2);
+        let proxy = Proxy {
+            nameservers,
+            resolver: RESOLVER,
+            forwarder: self.text.len().is_multiple_of(3),
+            generation: [7; 32],
+            names,
+            past,
+        };
+        let policy = Policy {
+            allow: own.to_vec(),
+            ..policy.clone()
+        };
+        [locked, ruleset::enforced(&policy, Dns::Proxy(&proxy))]
+    }
+}
+
+const RESOLVER: SocketOwner = SocketOwner {
+    uid: 0,
+    gid: Some(65_000),
+};
 
 fn entry(octets: &mut Unstructured) -> Result<String> {
     let refused = octets.ratio(1, 3)?;

@@ -9,11 +9,15 @@
 use crate::exit;
 use egress_init::{
     fuzzing::read_answer,
-    policy::{Nameservers, Policy, parse_inbound},
-    ruleset::{self, bytecode},
+    policy::{Nameservers, Policy, ledger::Timed, parse_inbound},
+    ruleset::{
+        self,
+        build::{Dns, Proxy, SocketOwner},
+        bytecode,
+    },
     sys::nftnl,
 };
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::Duration};
 
 type Parser = fn(&[u8]) -> bool;
 
@@ -92,7 +96,27 @@ fn answers() -> Vec<(Vec<u8>, Parser)> {
         servers: [([192, 0, 2, 53], 53).into()].into(),
         unknown: true,
     };
-    let ruleset = ruleset::enforced(&policy, Some(&nameservers));
+    let resolver = SocketOwner {
+        uid: 0,
+        gid: Some(65_000),
+    };
+    let timed: Vec<Timed> = parse_inbound("443")
+        .expect("a port")
+        .into_iter()
+        .map(|element| Timed {
+            element,
+            life: Duration::from_secs(60),
+        })
+        .collect();
+    let proxy = Proxy {
+        nameservers: &nameservers,
+        resolver,
+        forwarder: true,
+        generation: [7; 32],
+        names: &timed,
+        past: &timed,
+    };
+    let ruleset = ruleset::enforced(&policy, Dns::Proxy(&proxy));
     let mut answers: Vec<(Vec<u8>, Parser)> = Vec::new();
     answers.push((nftnl::add_table(), |octets| {
         nftnl::parse_table(octets).is_some()
@@ -110,7 +134,7 @@ fn answers() -> Vec<(Vec<u8>, Parser)> {
         answers.push((nftnl::add_set(set, 1), |octets| {
             nftnl::parse_set(octets).is_some()
         }));
-        for message in nftnl::add_elements(set) {
+        for message in nftnl::add_elements(set.name, set.raw_elements()) {
             answers.push((message, |octets| nftnl::parse_elements(octets).is_some()));
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::sample::Sample;
 use egress_init::{
-    ruleset::{self, Ruleset, bytecode},
+    ruleset::{Ruleset, bytecode, set::RawElement},
     sys::nftnl,
 };
 
@@ -11,10 +11,7 @@ pub fn run(data: &[u8]) {
     let Some(sample) = Sample::take(data) else {
         return;
     };
-    let nameservers = sample.nameservers.as_ref();
-    let lock = nameservers.map(|servers| (servers, [0, 1000].as_slice()));
-    agree(&ruleset::locked(lock));
-    agree(&ruleset::enforced(&sample.decision.policy, nameservers));
+    sample.rulesets().iter().for_each(agree);
 }
 
 fn agree(ruleset: &Ruleset) {
@@ -30,8 +27,15 @@ fn agree(ruleset: &Ruleset) {
     for set in &ruleset.sets {
         let facts = nftnl::parse_set(&aligned(&nftnl::add_set(set, 1)));
         assert_eq!(facts, Some(nftnl::set_facts(set)));
-        let intended: Vec<_> = set.raw_elements().collect();
-        let read: Vec<_> = nftnl::add_elements(set)
+        // What is sent says for how long, what is answered until when: the latter is read.
+        let intended: Vec<_> = set
+            .raw_elements()
+            .map(|element| RawElement {
+                life: None,
+                ..element
+            })
+            .collect();
+        let read: Vec<_> = nftnl::add_elements(set.name, set.raw_elements())
             .flat_map(|message| nftnl::parse_elements(&aligned(&message)).expect("elements"))
             .collect();
         assert_eq!(read, intended, "{}", set.name);

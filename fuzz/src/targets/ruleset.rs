@@ -23,13 +23,12 @@ pub fn run(data: &[u8]) {
     let Some(sample) = Sample::take(data) else {
         return;
     };
-    let nameservers = sample.nameservers.as_ref();
-    if sample.text.len() % 8 == 0 {
-        let lock = nameservers.map(|servers| (servers, [0, 1000].as_slice()));
-        agree(&ruleset::locked(lock));
+    let [locked, enforced] = sample.rulesets();
+    agree(if sample.text.len().is_multiple_of(8) {
+        &locked
     } else {
-        agree(&ruleset::enforced(&sample.decision.policy, nameservers));
-    }
+        &enforced
+    });
 }
 
 /// A network of its own has no interface but its own loopback.

@@ -3,13 +3,13 @@
 
 use super::{fields, text};
 use egress_init::{
-    cli::{LogArgs, RunArgs, StartArgs},
-    config::{self, Dns, List, Lists},
+    cli::{LogArgs, ProxyArgs, RunArgs, StartArgs, SuperviseArgs},
+    config::{self, Job, List, Lists},
 };
 use std::{ffi::OsString, os::unix::ffi::OsStringExt, time::Duration};
 use tracing_core::Level;
 
-const VARIABLES: [&str; 10] = [
+const VARIABLES: [&str; 15] = [
     "EGRESS_INIT_RESOLVE_TIMEOUT",
     "EGRESS_INIT_LOG",
     "RUST_LOG",
@@ -20,6 +20,17 @@ const VARIABLES: [&str; 10] = [
     "EGRESS_INIT_ALLOWLIST",
     "EGRESS_INIT_DNS",
     "EGRESS_INIT_CORRELATION_ID",
+    "EGRESS_INIT_DNS_GRACE",
+    "EGRESS_INIT_DNS_MIN_TTL",
+    "EGRESS_INIT_DNS_WILDCARD_RATE",
+    "EGRESS_INIT_SUPERVISE",
+    "EGRESS_INIT_KILL_AFTER",
+];
+const JOBS: [Job; 4] = [
+    Job::Run,
+    Job::Apply { watch: false },
+    Job::Apply { watch: true },
+    Job::Look,
 ];
 /// NET_ADMIN, NET_RAW, SYS_MODULE, SYS_PTRACE, SYS_ADMIN and BPF by their numbers in
 /// include/uapi/linux/capability.h.
@@ -64,10 +75,21 @@ pub fn run(data: &[u8]) {
         on_unresolved: option(),
         inbound: option().into_iter().collect(),
         allow_host_network: false,
+        proxy: ProxyArgs {
+            dns_min_ttl: option(),
+            dns_grace: option(),
+            dns_wildcard_rate: option(),
+            dns_wildcard_length: option(),
+        },
+        supervise: SuperviseArgs {
+            supervise: false,
+            forward_to: option(),
+            kill_after: option(),
+        },
         run,
         log,
     };
-    match config::start(&args, &environment, Dns::Pinned) {
+    match config::start(&args, &environment, JOBS[data.len() % JOBS.len()]) {
         Err(invalid) => {
             let said = invalid.to_string();
             assert!(
