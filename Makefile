@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Each recipe is one script under scripts/, which can be read and run by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test soak demo bench faults model lint format image clean
+.PHONY: help setup build test soak demo bench faults model fuzz lint format image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ faults: ## every system call of a start made to fail, each in turn: docs/faults.
 
 model: ## the lifecycle as a state machine, every state of it: docs/model.md
 	@scripts/model
+
+fuzz: ## libFuzzer on everything that reads text or octets from outside: docs/fuzzing.md
+	@scripts/fuzz
 
 lint: ## rustfmt, and clippy with warnings as errors
 	@scripts/lint

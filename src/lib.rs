@@ -40,6 +40,9 @@ pub mod container;
 pub mod doctor;
 pub mod error;
 mod file;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod host_network;
 mod inputs;
 pub mod keeper;

@@ -4,6 +4,8 @@
 //! [`transaction`] over [`crate::sys::nftnl`], comparing in [`read_back`].
 
 mod error;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod read_back;
 mod transaction;
 

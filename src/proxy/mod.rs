@@ -25,6 +25,8 @@
 
 mod answering;
 mod cache;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod limits;
 mod listen;
 mod lookups;

@@ -188,7 +188,7 @@ fn block(answers: &[(Name, Vec<IpAddr>)]) -> String {
 }
 
 /// The text with `block` where our block is, or at its end.
-fn with_block(text: &[u8], block: &str) -> Vec<u8> {
+pub(crate) fn with_block(text: &[u8], block: &str) -> Vec<u8> {
     let (before, after) = outside(text);
     let mut new = before.to_vec();
     if !block.is_empty() && new.last().is_some_and(|last| *last != b'\n') {
@@ -201,7 +201,7 @@ fn with_block(text: &[u8], block: &str) -> Vec<u8> {
 
 /// The text before and after our block. A block without its end (a write that was cut off) runs
 /// to the end of the text.
-fn outside(text: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn outside(text: &[u8]) -> (&[u8], &[u8]) {
     let mut begin = None;
     let mut offset = 0;
     for line in lines(text) {

@@ -6,6 +6,8 @@
 //! what the proxy may give out again it keeps itself ([`crate::proxy`]).
 
 mod answer;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 pub mod hosts;
 pub mod nameservers;
 mod servers;

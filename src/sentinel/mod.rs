@@ -241,7 +241,8 @@ fn only_root_writes(path: &Path, uid: u32, mode: u32) -> Result<(), NotVerified>
     Ok(())
 }
 
-fn parse(path: &Path, text: &[u8]) -> Result<Sentinel, NotVerified> {
+/// The sentinel in the text of the file `path`.
+pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Sentinel, NotVerified> {
     if text.len() as u64 > MAX_SIZE {
         return Err(NotVerified::TooLarge(path.to_owned()));
     }

@@ -1,0 +1,69 @@
+//! Ruleset → netlink messages → what the read-back makes of them: the same, for every chain, rule,
+//! set and element of any policy.
+
+use crate::sample::Sample;
+use egress_init::{
+    ruleset::{Ruleset, bytecode, set::RawElement},
+    sys::nftnl,
+};
+
+pub fn run(data: &[u8]) {
+    let Some(sample) = Sample::take(data) else {
+        return;
+    };
+    sample.rulesets().iter().for_each(agree);
+}
+
+fn agree(ruleset: &Ruleset) {
+    for chain in &ruleset.chains {
+        let facts = nftnl::parse_chain(&aligned(&nftnl::add_chain(chain)));
+        assert_eq!(facts, Some(nftnl::chain_facts(chain)));
+        for rule in &chain.rules {
+            let exprs = bytecode::lower(rule);
+            let read = nftnl::parse_rule(&aligned(&nftnl::add_rule(chain.name, &exprs)));
+            assert_eq!(read, Some(exprs), "{rule}");
+        }
+    }
+    for set in &ruleset.sets {
+        let facts = nftnl::parse_set(&aligned(&nftnl::add_set(set, 1)));
+        assert_eq!(facts, Some(nftnl::set_facts(set)));
+        // What is sent says for how long, what is answered until when: the latter is read.
+        let intended: Vec<_> = set
+            .raw_elements()
+            .map(|element| RawElement {
+                life: None,
+                ..element
+            })
+            .collect();
+        let read: Vec<_> = nftnl::add_elements(set.name, set.raw_elements())
+            .flat_map(|message| nftnl::parse_elements(&aligned(&message)).expect("elements"))
+            .collect();
+        assert_eq!(read, intended, "{}", set.name);
+    }
+}
+
+/// The message in memory that is aligned as libnftnl wants it. It numbers the elements of a list
+/// where the kernel, which does not look at the number, answers with 1 (`NFTA_LIST_ELEM`).
+fn aligned(message: &[u8]) -> Vec<u8> {
+    const HEADERS: usize = 20;
+    const NESTED: u16 = 0x8000;
+    const ELEMENTS: u16 = 3 | NESTED;
+    const NEW_ELEMENTS: [u8; 2] = 0x0a0c_u16.to_ne_bytes();
+    let mut message = message.to_vec();
+    assert!(message.as_ptr().cast::<u32>().is_aligned());
+    if message[4..6] == NEW_ELEMENTS {
+        let (mut at, mut inside) = (HEADERS, false);
+        while let Some(&[a, b, c, d]) = message.get(at..).and_then(<[u8]>::first_chunk) {
+            let length = usize::from(u16::from_ne_bytes([a, b]));
+            if inside {
+                message[at + 2..at + 4].copy_from_slice(&(1 | NESTED).to_ne_bytes());
+            } else if u16::from_ne_bytes([c, d]) == ELEMENTS {
+                inside = true;
+                at += 4;
+                continue;
+            }
+            at += length.next_multiple_of(4);
+        }
+    }
+    message
+}
