@@ -84,11 +84,12 @@ fn main() -> ExitCode {
         rows.push(format!("| {} | {name} | {} |\n", mutant.name, told(&path)));
     }
     if let Some(page) = arguments.write {
-        let steps: String = Protocol::real()
+        let steps: Vec<String> = Protocol::real()
             .steps
             .iter()
             .map(|step| format!("| {step:?} | `{}` |\n", step.code()))
             .collect();
+        let steps = steps.concat();
         rewrite(
             &page,
             "steps",

@@ -108,9 +108,10 @@ pub(super) unsafe fn parse_expr(expr: NonNull<sys::nftnl_expr>) -> Option<Expr> 
     }
 }
 
-impl Expression for Expr {
-    fn to_expr(&self, _rule: &Rule) -> NonNull<sys::nftnl_expr> {
-        let raw = RawExpr::new(match self {
+impl Expr {
+    /// What libnftnl calls it.
+    fn name(&self) -> &'static std::ffi::CStr {
+        match self {
             Self::Meta { .. } => c"meta",
             Self::Ct { .. } | Self::SetCtMark { .. } => c"ct",
             Self::Payload { .. } => c"payload",
@@ -124,7 +125,13 @@ impl Expression for Expr {
             Self::Redirect { .. } => c"redir",
             Self::Counter => c"counter",
             Self::Reject { .. } => c"reject",
-        });
+        }
+    }
+}
+
+impl Expression for Expr {
+    fn to_expr(&self, _rule: &Rule) -> NonNull<sys::nftnl_expr> {
+        let raw = RawExpr::new(self.name());
         match self {
             Self::Meta { key, register } => raw
                 .u32(sys::NFTNL_EXPR_META_KEY, *key)
