@@ -186,9 +186,9 @@ fn tables(recordings: &[Recording], results: &[(Case, Judged)], took: Duration) 
         results.len(),
         took.as_secs_f64()
     );
-    let _ = write!(
+    let _ = writeln!(
         text,
-        "| scenario | system calls {HEAD}|---|---|---|---|---|---|---|---|\n"
+        "| scenario | system calls {HEAD}|---|---|---|---|---|---|---|---|"
     );
     for recording in recordings {
         let of = |(case, _): &&(Case, Judged)| case.scenario == recording.scenario;
@@ -200,12 +200,12 @@ fn tables(recordings: &[Recording], results: &[(Case, Judged)], took: Duration) 
         text += &Counts::of(results.iter().filter(of)).row(&heading);
     }
     text += "\nBy error, all scenarios:\n\n";
-    let _ = write!(text, "| error {HEAD}|---|---|---|---|---|---|---|\n");
+    let _ = writeln!(text, "| error {HEAD}|---|---|---|---|---|---|---|");
     text += &rows(results, |case| format!("`{}`", case.fault));
     text += "\n<details><summary>By system call and error, all scenarios</summary>\n\n";
-    let _ = write!(
+    let _ = writeln!(
         text,
-        "| system call | error {HEAD}|---|---|---|---|---|---|---|---|\n"
+        "| system call | error {HEAD}|---|---|---|---|---|---|---|---|"
     );
     text += &rows(results, |case| {
         format!("`{}` | {}", case.point.call, case.fault)
