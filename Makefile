@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Each recipe is one script under scripts/, which can be read and run by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test demo bench lint format image clean
+.PHONY: help setup build test demo escape bench lint format image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ test: ## every test: unit, namespaces as root and as a plain user, Docker
 
 demo: ## the static binary in a small internet of its own: what gets out, before and after
 	@scripts/demo
+
+escape: ## everything that was tried to get a byte out; the table goes to docs/escape.md
+	@scripts/escape
 
 bench: ## time from start to exec, and the load of 100,000 networks
 	@scripts/bench

@@ -11,7 +11,7 @@ use crate::{
     attempts::{self, Attempt, Context, Evidence, Ground, Launch, Said},
     judge::{Start, Verdict, belongs, judge},
     sniffer::Frame,
-    stage::{Configuration, Runner, Snapshot, Stage, Way},
+    stage::{Configuration, Runner, Stage, Way},
     token::Token,
 };
 
@@ -56,6 +56,18 @@ impl Numbered {
     }
 }
 
+fn numbered(names: Vec<String>) -> Vec<Numbered> {
+    names
+        .into_iter()
+        .zip(2_000..)
+        .map(|(name, index)| Numbered {
+            attempt: attempts::enumerated(name),
+            index,
+        })
+        .collect()
+}
+
+/// All attempts of a run, with what is known of each.
 pub struct Campaign<'a> {
     stage: &'a Stage,
     attempts: Vec<Numbered>,
@@ -86,7 +98,30 @@ impl<'a> Campaign<'a> {
 
     pub fn rows(self) -> Vec<Row> {
         let mut rows = self.rows;
-        self.order.iter().filter_map(|name| rows.remove(name)).collect()
+        self.order
+            .iter()
+            .filter_map(|name| rows.remove(name))
+            .collect()
+    }
+
+    /// Takes every control for granted: for plants, which come after a run with controls.
+    pub fn assume(&mut self) {
+        self.stage.clear();
+        let mut runner = self.stage.runner(&Way::Open { root: true });
+        self.sockets = numbered(runner.scan());
+        let attempts = std::mem::take(&mut self.attempts);
+        let sockets = std::mem::take(&mut self.sockets);
+        for numbered in attempts.iter().chain(&sockets) {
+            let name = &numbered.attempt.name;
+            let control = if name.starts_with(attempts::SCAN) && attempts::stays_here(name) {
+                Err("nothing sent through it can be on a link".to_owned())
+            } else {
+                Ok("assumed".to_owned())
+            };
+            self.record(numbered, control);
+            self.order.push(name.clone());
+        }
+        (self.attempts, self.sockets) = (attempts, sockets);
     }
 
     /// Every attempt where it must succeed.
@@ -94,18 +129,13 @@ impl<'a> Campaign<'a> {
         self.stage.clear();
         let mut runners = [false, true].map(|root| self.stage.runner(&Way::Open { root }));
         if with_sockets {
-            self.sockets = runners[1]
-                .scan()
-                .into_iter()
-                .zip(2_000..)
-                .map(|(name, index)| Numbered {
-                    attempt: attempts::enumerated(name),
-                    index,
-                })
-                .collect();
+            self.sockets = numbered(runners[1].scan());
         }
         let attempts = std::mem::take(&mut self.attempts);
-        for numbered in attempts.iter().filter(|n| n.attempt.ground == Ground::Rules) {
+        for numbered in attempts
+            .iter()
+            .filter(|n| n.attempt.ground == Ground::Rules)
+        {
             let control = self.open_control(numbered, &mut runners);
             self.record(numbered, control);
         }
@@ -114,9 +144,11 @@ impl<'a> Campaign<'a> {
         drop(runners);
         self.stage.enforce();
         let mut runners = [false, true].map(|root| self.stage.runner(&Way::Open { root }));
-        let before = self.stage.snapshot();
-        for numbered in attempts.iter().filter(|n| n.attempt.ground == Ground::Privileges) {
-            let control = self.fenced_control(numbered, &mut runners, &before);
+        for numbered in attempts
+            .iter()
+            .filter(|n| n.attempt.ground == Ground::Privileges)
+        {
+            let control = self.fenced_control(numbered, &mut runners);
             self.record(numbered, control);
         }
         // In the order of the list, whatever the order of the controls.
@@ -153,18 +185,19 @@ impl<'a> Campaign<'a> {
             let said = match numbered.attempt.launch {
                 Launch::Shared => runner.run(std::slice::from_ref(&context)),
                 Launch::Own(heirloom) => {
-                    let way = Way::Open { root: who == "root" };
-                    self.stage.own(&way, heirloom, &context, || {}).map(|said| vec![said])
+                    let way = Way::Open {
+                        root: who == "root",
+                    };
+                    self.stage
+                        .own(&way, heirloom, &context, || {})
+                        .map(|said| vec![said])
                 }
             };
             let said = only(said, &context);
             if self.got_through(&numbered.attempt, &context, &said) {
                 return Ok(format!("no firewall, {who}"));
             }
-            reason = said.said;
-            if !self.stage.has_user && who == "user" {
-                continue;
-            }
+            reason = why(&said);
         }
         Err(reason)
     }
@@ -199,9 +232,10 @@ impl<'a> Campaign<'a> {
                 let control = if attempts::stays_here(name) {
                     Err("nothing sent through it can be on a link".to_owned())
                 } else {
-                    through.get(name).cloned().ok_or_else(|| {
-                        "the kernel makes the socket and sends nothing".to_owned()
-                    })
+                    through
+                        .get(name)
+                        .cloned()
+                        .ok_or_else(|| "the kernel makes the socket and sends nothing".to_owned())
                 };
                 self.record(numbered, control);
             }
@@ -212,11 +246,11 @@ impl<'a> Campaign<'a> {
         &self,
         numbered: &Numbered,
         runners: &mut [Runner; 2],
-        before: &Snapshot,
     ) -> Result<String, String> {
         let mut reason = String::new();
         for (number, who) in ["user", "root"].into_iter().enumerate() {
             let context = numbered.context(&format!("privileged {who}"));
+            let before = self.stage.snapshot();
             let _ = self.stage.sniffer.take();
             let said = runners[number].run(std::slice::from_ref(&context));
             let said = only(said, &context);
@@ -238,7 +272,7 @@ impl<'a> Campaign<'a> {
                     _ => "behind the rules, root".to_owned(),
                 });
             }
-            reason = said.said;
+            reason = why(&said);
         }
         Err(reason)
     }
@@ -257,7 +291,7 @@ impl<'a> Campaign<'a> {
         &mut self,
         configuration: &Configuration,
         way: &Way,
-        plant: &dyn Fn(&Stage, &mut Option<Runner>),
+        plant: &dyn Fn(&mut Option<Runner>),
     ) -> Vec<String> {
         let mut notes = Vec::new();
         self.stage.clear();
@@ -267,7 +301,7 @@ impl<'a> Campaign<'a> {
         if !stray.is_empty() {
             notes.push(format!("during the start: {}", stray.join(", ")));
         }
-        plant(self.stage, &mut runner);
+        plant(&mut runner);
         let mut before = self.stage.snapshot();
         self.ground(&mut runner);
         let attempts = std::mem::take(&mut self.attempts);
@@ -291,9 +325,7 @@ impl<'a> Campaign<'a> {
                         .as_mut()
                         .and_then(|runner| runner.run(std::slice::from_ref(&context))),
                     Launch::Own(heirloom) => {
-                        let said = self
-                            .stage
-                            .own(way, heirloom, &context, || plant(self.stage, &mut None));
+                        let said = self.stage.own(way, heirloom, &context, || plant(&mut None));
                         before = self.stage.snapshot();
                         said.map(|said| vec![said])
                     }
@@ -301,7 +333,10 @@ impl<'a> Campaign<'a> {
                 let is_alive = said.is_some();
                 let said = only(said, &context);
                 let (escaped, carried) = self.strays(Start::Over);
-                outcome.said = said.said;
+                if said.said == attempts::NO_SUPERVISOR {
+                    outcome.left_out = Some("process 1 is the command itself".to_owned());
+                }
+                outcome.said = said.said.clone();
                 outcome.escaped = escaped;
                 outcome.carried = carried;
                 self.hold_to_the_rate(&mut outcome, began.elapsed());
@@ -312,12 +347,12 @@ impl<'a> Campaign<'a> {
                     outcome.escaped.push(difference);
                     self.stage.clear();
                     runner = Some(self.start(way));
-                    plant(self.stage, &mut runner);
+                    plant(&mut runner);
                     before = self.stage.snapshot();
                 } else if !is_alive {
                     drop(runner.take());
                     runner = Some(self.start(way));
-                    plant(self.stage, &mut runner);
+                    plant(&mut runner);
                     before = self.stage.snapshot();
                 }
             }
@@ -397,7 +432,9 @@ impl<'a> Campaign<'a> {
                 // Nobody knows whose they are; that they are here is what counts.
                 outcome.escaped.append(&mut unclaimed);
                 if numbered.attempt.evidence == Evidence::Hold && said.ok {
-                    outcome.escaped.push("the kernel made the socket".to_owned());
+                    outcome
+                        .escaped
+                        .push("the kernel made the socket".to_owned());
                 }
                 self.result(&numbered.attempt.name, configuration, outcome);
             }
@@ -434,9 +471,9 @@ impl<'a> Campaign<'a> {
         let (_, packets) = outcome.carried;
         let limit = 50.0 + 20.0 * (elapsed.as_secs_f64() + 0.5);
         if packets as f64 > limit {
-            outcome
-                .escaped
-                .push(format!("{packets} reports to the link, more than the rate allows"));
+            outcome.escaped.push(format!(
+                "{packets} reports to the link, more than the rate allows"
+            ));
         }
     }
 }
@@ -451,6 +488,15 @@ fn only(said: Option<Vec<Said>>, context: &Context) -> Said {
         })
 }
 
+/// Why a control did not get out.
+fn why(said: &Said) -> String {
+    if said.ok {
+        "the kernel takes it, and nothing leaves".to_owned()
+    } else {
+        said.said.clone()
+    }
+}
+
 fn is_of(frame: &Frame, context: &Context) -> bool {
     let token = Token::from_text(&context.token).unwrap();
     belongs(frame, &token.forms(), context)
@@ -460,7 +506,5 @@ fn is_of(frame: &Frame, context: &Context) -> bool {
 fn has(frames: &[Frame], context: &Context) -> bool {
     let token = Token::from_text(&context.token).unwrap();
     let forms = token.forms();
-    frames
-        .iter()
-        .any(|frame| belongs(frame, &forms, context))
+    frames.iter().any(|frame| belongs(frame, &forms, context))
 }

@@ -76,7 +76,8 @@ pub fn belongs(frame: &Frame, forms: &[Vec<u8>], context: &Context) -> bool {
     };
     packet.is_some_and(|packet| {
         packet.to == IpAddr::V4(group)
-            || (packet.protocol == 2 && packet.payload.windows(4).any(|four| four == group.octets()))
+            || (packet.protocol == 2
+                && packet.payload.windows(4).any(|four| four == group.octets()))
             || (!packet.is_later_fragment
                 && matches!(packet.protocol, 6 | 17 | 33 | 132 | 136)
                 && packet.ports().is_some_and(|ports| ports.contains(&port)))
@@ -115,7 +116,11 @@ impl<'a> Packet<'a> {
     fn v4(octets: &'a [u8]) -> Option<Self> {
         let header = usize::from(octets.first()? & 15) * 4;
         let total = usize::from(be16(octets, 2)?);
-        let four = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(octets.get(at..at + 4)?).ok()?));
+        let four = |at: usize| {
+            Some(Ipv4Addr::from(
+                <[u8; 4]>::try_from(octets.get(at..at + 4)?).ok()?,
+            ))
+        };
         Some(Self {
             from: four(12)?.into(),
             to: four(16)?.into(),
@@ -130,7 +135,9 @@ impl<'a> Packet<'a> {
     fn v6(octets: &'a [u8]) -> Option<Self> {
         let length = usize::from(be16(octets, 4)?);
         let address = |at: usize| {
-            Some(Ipv6Addr::from(<[u8; 16]>::try_from(octets.get(at..at + 16)?).ok()?))
+            Some(Ipv6Addr::from(
+                <[u8; 16]>::try_from(octets.get(at..at + 16)?).ok()?,
+            ))
         };
         let mut rest = octets.get(40..40 + length)?;
         let (mut next, mut has_options, mut is_later_fragment) = (*octets.get(6)?, false, false);
@@ -281,8 +288,15 @@ impl<'a> Packet<'a> {
         } else {
             protocol.to_owned()
         };
-        let options = if self.has_options { " with options" } else { "" };
-        match self.ports().filter(|_| matches!(self.protocol, 6 | 17 | 136)) {
+        let options = if self.has_options {
+            " with options"
+        } else {
+            ""
+        };
+        match self
+            .ports()
+            .filter(|_| matches!(self.protocol, 6 | 17 | 136))
+        {
             Some([_, port]) if !self.is_later_fragment => {
                 format!("{protocol} to {}{options}", SocketAddr::new(self.to, port))
             }
@@ -296,8 +310,19 @@ fn is_of_the_link(address: Ipv6Addr) -> bool {
     INSIDE.contains(&address.into())
         || GATEWAY.contains(&address.into())
         || [0x1_u64, 0x2].iter().any(|end| {
-            address.octets() == (0xfe80_u128 << 112 | 0x00ff_fe00_0000 | u128::from(*end)).to_be_bytes()
-                || address == Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, u16::try_from(*end).unwrap())
+            address.octets()
+                == (0xfe80_u128 << 112 | 0x00ff_fe00_0000 | u128::from(*end)).to_be_bytes()
+                || address
+                    == Ipv6Addr::new(
+                        0xfe80,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0xff,
+                        0xfe00,
+                        u16::try_from(*end).unwrap(),
+                    )
         })
 }
 
@@ -305,7 +330,9 @@ fn is_of_the_link(address: Ipv6Addr) -> bool {
 fn is_own_group(group: Ipv6Addr) -> bool {
     let segments = group.segments();
     let solicited = segments[..7] == [0xff02, 0, 0, 0, 0, 1, 0xff00] && segments[7] <= 2;
-    let known = ["ff02::1", "ff02::2", "ff02::6a", "ff05::2", "ff01::1", "ff01::2"];
+    let known = [
+        "ff02::1", "ff02::2", "ff02::6a", "ff05::2", "ff01::1", "ff01::2",
+    ];
     solicited
         || segments[..6] == [0xff02, 0, 0, 0, 0, 1] && segments[6] == 0xff00 && segments[7] == 0
         || known.iter().any(|known| known.parse() == Ok(group))

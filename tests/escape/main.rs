@@ -9,6 +9,9 @@ mod support;
 mod attempts;
 mod campaign;
 mod judge;
+mod plants;
+mod races;
+mod report;
 mod sniffer;
 mod stage;
 mod sys;
@@ -16,18 +19,21 @@ mod token;
 
 use std::{
     env,
-    io::{self, BufRead, BufReader},
+    io::{BufRead, BufReader},
     process::{ExitCode, Stdio},
 };
 
 use serde::{Deserialize, Serialize};
 
 use campaign::{Campaign, Row};
+use plants::Plant;
 use stage::{Configuration, Stage, Way};
 use support::harness::{self, Case};
 
 /// How a case learns what to do, and what a case reports.
 const OPTIONS: &str = "ESCAPE_OPTIONS";
+/// How often each race is run.
+const ROUNDS: [u64; 2] = [8, 80];
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Options {
@@ -47,44 +53,164 @@ fn main() -> ExitCode {
     let words: Vec<String> = env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["__init", ref words @ ..] => return stage::init_main(words),
+        ["__hammer", number] => races::hammer_main(number),
         ["__runner"] => stage::runner_main(),
         ["__attempt", contexts] => attempts::main(contexts),
-        [stage::BYSTANDER] => stage::bystander_main(),
+        [stage::BYSTANDER, ref words @ ..] => stage::bystander_main(!words.is_empty()),
         ["__undo", context] => attempts::undo(context),
-        _ if harness::dispatch(&[CAMPAIGN]) => {}
+        _ if harness::dispatch(&CASES) => {}
         _ => return suite(&words),
     }
     ExitCode::SUCCESS
 }
 
-const CAMPAIGN: Case = Case {
-    name: "campaign",
-    body: campaign_case,
-};
+const CASES: [Case; 3] = [
+    Case {
+        name: "attempts",
+        body: || case(attempts_case),
+    },
+    Case {
+        name: "races",
+        body: || case(races_case),
+    },
+    Case {
+        name: "plant",
+        body: || case(plant_case),
+    },
+];
 
+/// Without words the short form: what `cargo test` and CI run. `--long` is the long form,
+/// `--plants` all plants, `--plant=NAME` one; `--page=FILE` writes the tables into a page. Other
+/// words pick attempts by a part of their names.
 fn suite(words: &[String]) -> ExitCode {
+    let flag = |name: &str| words.iter().any(|word| word == name);
+    let value = |name: &str| words.iter().find_map(|word| word.strip_prefix(name));
     let options = Options {
-        is_long: words.iter().any(|word| word == "--long"),
-        only: words.iter().filter(|word| !word.starts_with('-')).cloned().collect(),
-        ..Options::default()
+        is_long: flag("--long"),
+        plant: value("--plant=").map(str::to_owned),
+        only: words
+            .iter()
+            .filter(|word| !word.starts_with('-'))
+            .cloned()
+            .collect(),
     };
-    let report = run_case(&CAMPAIGN, &options);
-    for row in &report.rows {
-        println!("{} | {:?}", row.name, row.control);
-        for (c, o) in &row.results {
-            println!("     {c}: {o:?}");
+    let page = value("--page=");
+    let mut is_good = true;
+    if flag("--plants") || options.plant.is_some() {
+        is_good &= plants(&options, page);
+    } else {
+        is_good &= attempts_and_races(&options, page);
+    }
+    if is_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn attempts_and_races(options: &Options, page: Option<&str>) -> bool {
+    let began = std::time::Instant::now();
+    let only_races = options.only.iter().any(|part| part == "races");
+    let mut report = if only_races {
+        Report::default()
+    } else {
+        run_case("attempts", options.clone())
+    };
+    if only_races || options.only.is_empty() {
+        let races = run_case("races", options.clone());
+        report.rows.extend(races.rows);
+        report.notes.extend(races.notes);
+        if only_races {
+            report.configurations = races.configurations;
         }
     }
-    println!("{:#?}", report.notes);
-    ExitCode::SUCCESS
+    let Report {
+        rows,
+        configurations,
+        notes,
+    } = report;
+    print!("{}", report::text(&rows, &configurations, &notes));
+    let sums = report::sums(&rows, &notes);
+    println!("{}", report::verdict(sums));
+    println!("{:.0} s", began.elapsed().as_secs_f64());
+    if let Some(page) = page {
+        report::write(
+            page,
+            "attempts",
+            &report::markdown(&rows, &configurations, &notes),
+        );
+    }
+    sums.escaped == 0
+}
+
+/// Runs every plant and says what caught it.
+fn plants(options: &Options, page: Option<&str>) -> bool {
+    let mut table = "| plant | what is weak | caught by | attempts that got through |\n".to_owned();
+    table.push_str("| --- | --- | --- | --- |\n");
+    let mut missed = Vec::new();
+    let mut tried = 0;
+    // What gets through without a plant says nothing about one.
+    let baseline = names_of_escapes(&run_case("plant", options_of(options, None)));
+    for plant in &plants::PLANTS {
+        if options
+            .plant
+            .as_ref()
+            .is_some_and(|name| name != plant.name)
+        {
+            continue;
+        }
+        let report = run_case("plant", options_of(options, Some(plant.name)));
+        if report.configurations.is_empty() {
+            println!("{:<28} n/a: it needs a second uid", plant.name);
+            continue;
+        }
+        tried += 1;
+        let mut caught = names_of_escapes(&report);
+        caught.retain(|name| !baseline.contains(name));
+        let catcher = if caught.iter().any(|name| name == plant.catcher) {
+            plant.catcher
+        } else {
+            missed.push(plant.name);
+            "**nothing**"
+        };
+        println!("{:<28} {catcher} ({} in all)", plant.name, caught.len());
+        table.push_str(&format!(
+            "| `{}` | {} | {catcher} | {} |\n",
+            plant.name,
+            plant.what,
+            caught.len()
+        ));
+    }
+    println!("{tried} planted, {} missed", missed.len());
+    if let Some(page) = page {
+        report::write(page, "plants", &table);
+    }
+    missed.is_empty()
+}
+
+fn options_of(options: &Options, plant: Option<&str>) -> Options {
+    Options {
+        plant: plant.map(str::to_owned),
+        ..options.clone()
+    }
+}
+
+fn names_of_escapes(report: &Report) -> Vec<String> {
+    let got_through = |row: &&Row| row.results.values().any(|o| !o.escaped.is_empty());
+    report
+        .rows
+        .iter()
+        .filter(got_through)
+        .map(|row| row.name.clone())
+        .collect()
 }
 
 /// Runs a case in namespaces of its own and takes its report.
-fn run_case(case: &Case, options: &Options) -> Report {
+fn run_case(name: &str, options: Options) -> Report {
     let mut child = harness::namespaces()
         .arg(env::current_exe().unwrap())
-        .args(["__case", case.name])
-        .env(OPTIONS, serde_json::to_string(options).unwrap())
+        .args(["__case", name])
+        .env(OPTIONS, serde_json::to_string(&options).unwrap())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -96,38 +222,80 @@ fn run_case(case: &Case, options: &Options) -> Report {
     stdout.read_line(&mut line).unwrap();
     let status = child.wait().unwrap();
     drop(stdin);
-    assert!(status.success(), "the case ended with {status}");
+    assert!(status.success(), "{name} ended with {status}");
     serde_json::from_str(&line).expect("a report")
 }
 
-fn configurations(has_user: bool) -> Vec<Configuration> {
+fn configurations(stage: &Stage) -> Vec<Configuration> {
     let configuration = |name, as_user| Configuration {
         name,
         options: Vec::new(),
         as_user,
     };
-    let mut all = vec![configuration("pinned, uid 0", false)];
-    if has_user {
-        all.insert(0, configuration("pinned, --user node", true));
+    let user = configuration("pinned, --user node", true);
+    let root = configuration("pinned, uid 0", false);
+    if stage.has_user {
+        vec![user, root]
+    } else {
+        vec![root]
     }
-    all
 }
 
-fn campaign_case() {
-    let options: Options = serde_json::from_str(&env::var(OPTIONS).unwrap()).unwrap();
-    let stage = Stage::new();
-    let mut campaign = Campaign::new(&stage, options.is_long, &options.only);
-    let began = std::time::Instant::now();
+fn case(body: fn(&Stage, &Options) -> Report) {
+    let options = serde_json::from_str(&env::var(OPTIONS).unwrap()).unwrap();
+    let report = body(&Stage::new(), &options);
+    println!("{}", serde_json::to_string(&report).unwrap());
+}
+
+fn attempts_case(stage: &Stage, options: &Options) -> Report {
+    let mut campaign = Campaign::new(stage, options.is_long, &options.only);
     campaign.controls(options.only.is_empty());
-    eprintln!("controls {:?}", began.elapsed());
     let mut report = Report::default();
-    for configuration in configurations(stage.has_user) {
+    for configuration in configurations(stage) {
         let way = Way::Fenced(configuration.clone());
-        report.notes.extend(campaign.fenced(&configuration, &way, &|_, _| {}));
+        let notes = campaign.fenced(&configuration, &way, &|_| {});
+        report.notes.extend(notes);
         report.configurations.push(configuration.name.to_owned());
-        eprintln!("{} {:?}", configuration.name, began.elapsed());
     }
     report.rows = campaign.rows();
-    println!("{}", serde_json::to_string(&report).unwrap());
-    let _ = io::Write::flush(&mut io::stdout());
+    report
+}
+
+fn races_case(stage: &Stage, options: &Options) -> Report {
+    let configuration = configurations(stage).remove(0);
+    let rounds = ROUNDS[usize::from(options.is_long)];
+    Report {
+        rows: races::run(stage, &configuration, rounds, &|| {}),
+        configurations: vec![configuration.name.to_owned()],
+        notes: Vec::new(),
+    }
+}
+
+fn plant_case(stage: &Stage, options: &Options) -> Report {
+    let configuration = configurations(stage).remove(0);
+    let plant = options
+        .plant
+        .as_deref()
+        .map(|name| Plant::named(name).expect("a plant"));
+    let plant = plant.unwrap_or(&plants::NONE);
+    if !plants::fits(plant, stage) {
+        return Report::default();
+    }
+    let name = vec![configuration.name.to_owned()];
+    if let Some(between) = plant.race() {
+        return Report {
+            rows: races::run(stage, &configuration, 3, &between),
+            configurations: name,
+            notes: Vec::new(),
+        };
+    }
+    let mut campaign = Campaign::new(stage, false, &options.only);
+    campaign.assume();
+    let way = plant.way(&configuration);
+    let notes = campaign.fenced(&configuration, &way, &|runner| plant.apply(runner));
+    Report {
+        rows: campaign.rows(),
+        configurations: name,
+        notes,
+    }
 }

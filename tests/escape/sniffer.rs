@@ -10,7 +10,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, Condvar, Mutex},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::{
@@ -33,7 +33,6 @@ pub struct Frame {
     pub octets: Vec<u8>,
     /// Whether the outside itself sent it.
     pub outgoing: bool,
-    pub at: Instant,
 }
 
 /// A capture that runs.
@@ -56,10 +55,7 @@ struct Seen {
 }
 
 /// Runs something in a network namespace of another process.
-pub fn in_network_of<T: Send + 'static>(
-    pid: u32,
-    body: impl FnOnce() -> T + Send + 'static,
-) -> T {
+pub fn in_network_of<T: Send + 'static>(pid: u32, body: impl FnOnce() -> T + Send + 'static) -> T {
     let there = File::open(format!("/proc/{pid}/ns/net")).expect("the namespace of the outside");
     thread::spawn(move || {
         setns(there, CloneFlags::CLONE_NEWNET).expect("the case is above the outside");
@@ -145,17 +141,11 @@ impl Shared {
                 .get(14..22)
                 .map(|number| u64::from_be_bytes(number.try_into().unwrap()));
             match number {
-                Some(number)
-                    if octets[12..14] == MARKER && octets == capture::marker(number) =>
-                {
+                Some(number) if octets[12..14] == MARKER && octets == capture::marker(number) => {
                     seen.marker = seen.marker.max(number);
                     self.marker.notify_all();
                 }
-                _ => seen.frames.push(Frame {
-                    octets,
-                    outgoing,
-                    at: Instant::now(),
-                }),
+                _ => seen.frames.push(Frame { octets, outgoing }),
             }
         }
     }

@@ -72,8 +72,16 @@ pub fn bystander() -> io::Result<i32> {
 }
 
 /// The entry of `__bystander`: holds a packet socket and waits.
-pub fn bystander_main() {
+pub fn bystander_main(is_plain: bool) {
+    use nix::unistd::{Gid, Uid, setresgid, setresuid};
     let _socket = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0).expect("it has capabilities");
+    if is_plain {
+        let (group, user) = (Gid::from_raw(1000), Uid::from_raw(1000));
+        setresgid(group, group, group).expect("it has capabilities");
+        setresuid(user, user, user).expect("it has capabilities");
+        // PR_SET_DUMPABLE, as after any exec.
+        crate::sys::numbers(libc::SYS_prctl, [4, 1, 0, 0, 0]).expect("nothing forbids it");
+    }
     println!("ready");
     loop {
         thread::park();
@@ -156,7 +164,13 @@ impl Stage {
             files: BTreeMap::new(),
         };
         file(ALLOWLIST, "api.example.org\n");
-        for path in [ALLOWLIST, "/etc/resolv.conf", "/etc/passwd", TOOL, "/etc/hosts"] {
+        for path in [
+            ALLOWLIST,
+            "/etc/resolv.conf",
+            "/etc/passwd",
+            TOOL,
+            "/etc/hosts",
+        ] {
             stage.files.insert(path, fs::read(path).unwrap());
         }
         stage
@@ -178,8 +192,11 @@ impl Stage {
             if fs::read(path).ok().as_ref() != Some(content) {
                 fs::write(path, content).unwrap();
             }
-            fs::set_permissions(path, fs::Permissions::from_mode(if *path == TOOL { 0o755 } else { 0o644 }))
-                .unwrap();
+            fs::set_permissions(
+                path,
+                fs::Permissions::from_mode(if *path == TOOL { 0o755 } else { 0o644 }),
+            )
+            .unwrap();
         }
         for table in ["inet", "ip", "ip6", "arp", "bridge", "netdev"] {
             let _ = Command::new("nft")
@@ -192,7 +209,14 @@ impl Stage {
 
     /// What a start of egress-init leaves behind: nothing of it may change under the attempts.
     pub fn snapshot(&self) -> Snapshot {
-        let paths = [SENTINEL, ALLOWLIST, "/etc/hosts", "/etc/resolv.conf", "/etc/passwd", TOOL];
+        let paths = [
+            SENTINEL,
+            ALLOWLIST,
+            "/etc/hosts",
+            "/etc/resolv.conf",
+            "/etc/passwd",
+            TOOL,
+        ];
         let files = paths.map(|path| {
             let state = fs::metadata(path).ok().map(|metadata| {
                 let content = fs::read(path).unwrap_or_default();
@@ -217,7 +241,11 @@ impl Stage {
         command
             .args(&configuration.options)
             .args(LIST)
-            .args(if configuration.as_user { &["--user", "node"][..] } else { &[] })
+            .args(if configuration.as_user {
+                &["--user", "node"][..]
+            } else {
+                &[]
+            })
             .arg("--");
         command
     }
@@ -242,12 +270,21 @@ impl Stage {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         match way {
             Way::Open { root: true } => words(&[PROBE, "__init"]),
-            Way::Open { root: false } if self.has_user => {
-                words(&[PROBE, "__init", "setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"])
-            }
-            Way::Open { root: false } => {
-                words(&[PROBE, "__init", "setpriv", "--bounding-set=-all", "--inh-caps=-all"])
-            }
+            Way::Open { root: false } if self.has_user => words(&[
+                PROBE,
+                "__init",
+                "setpriv",
+                "--reuid=1000",
+                "--regid=1000",
+                "--clear-groups",
+            ]),
+            Way::Open { root: false } => words(&[
+                PROBE,
+                "__init",
+                "setpriv",
+                "--bounding-set=-all",
+                "--inh-caps=-all",
+            ]),
             Way::Fenced(configuration) => {
                 let command = self.egress(configuration);
                 std::iter::once(command.get_program())
@@ -330,7 +367,10 @@ impl Stage {
         let _ = child.wait();
         drop(heir);
         let said = serde_json::from_str(&line).ok();
-        assert!(said.is_some(), "the attempt of a start of its own said nothing: {errors}");
+        assert!(
+            said.is_some(),
+            "the attempt of a start of its own said nothing: {errors}"
+        );
         said
     }
 }
@@ -375,19 +415,21 @@ fn contained() -> Command {
     command
 }
 
-/// A process with every capability beside the command, or with what `words` leave of them.
-fn neighbour_in(unshare: u32, words: &[String]) -> Option<Child> {
+/// A process with every capability beside the command; with the word `plain`, of its user.
+fn neighbour_in(unshare: u32, words: &[&str]) -> Option<Child> {
     let first = child_of(unshare)?.to_string();
     let mut child = Command::new("nsenter")
         .args(["--target", &first, "--pid", "--mount"])
-        .args(words)
         .args([PROBE, BYSTANDER])
+        .args(words)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .ok()?;
     let mut line = String::new();
-    BufReader::new(child.stdout.take()?).read_line(&mut line).ok()?;
+    BufReader::new(child.stdout.take()?)
+        .read_line(&mut line)
+        .ok()?;
     (line == "ready\n").then_some(child)
 }
 
@@ -415,9 +457,7 @@ impl Runner {
     pub fn run(&mut self, contexts: &[Context]) -> Option<Vec<Said>> {
         writeln!(self.stdin, "{}", serde_json::to_string(contexts).unwrap()).ok()?;
         let mut line = String::new();
-        let t = Instant::now();
         self.stdout.read_line(&mut line).ok()?;
-        if t.elapsed() > Duration::from_millis(400) { eprintln!("SLOW {:?} {}", t.elapsed(), contexts[0].name); }
         serde_json::from_str(&line).ok()
     }
 
@@ -430,19 +470,22 @@ impl Runner {
     }
 
     /// Replaces the neighbour by one with the command's own identity: a plant.
-    pub fn neighbour_as(&mut self, words: &[String]) {
+    pub fn neighbour_of_the_command(&mut self) {
         if let Some(mut neighbour) = self.neighbour.take() {
             let _ = neighbour.kill();
             let _ = neighbour.wait();
         }
-        self.neighbour = neighbour_in(self.child.id(), words);
+        self.neighbour = neighbour_in(self.child.id(), &["plain"]);
         assert!(self.neighbour.is_some(), "the neighbour did not start");
     }
 }
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        for child in [Some(&mut self.child), self.neighbour.as_mut()].into_iter().flatten() {
+        for child in [Some(&mut self.child), self.neighbour.as_mut()]
+            .into_iter()
+            .flatten()
+        {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -455,7 +498,10 @@ pub fn runner_main() {
     for line in io::stdin().lines() {
         let line = line.expect("the case speaks in lines");
         if line == "scan" {
-            println!("{}", serde_json::to_string(&crate::attempts::scan()).unwrap());
+            println!(
+                "{}",
+                serde_json::to_string(&crate::attempts::scan()).unwrap()
+            );
             continue;
         }
         let said = run_one(&line);
@@ -546,7 +592,11 @@ impl Heir {
             Heirloom::Unconnected => {
                 let family = [libc::AF_INET, libc::AF_INET6][family];
                 let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK;
-                (Some(sys::socket(family, kind, 0).unwrap()), None, Vec::new())
+                (
+                    Some(sys::socket(family, kind, 0).unwrap()),
+                    None,
+                    Vec::new(),
+                )
             }
             Heirloom::PacketSocket => {
                 let socket = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0).unwrap();
@@ -582,7 +632,7 @@ impl Heir {
         }
     }
 
-    /// Puts it at descriptor 5 of this process, for what is started next.
+    /// Puts it where what is started next inherits it.
     fn leak(&self) -> Option<i32> {
         let fd = self.leaked.as_ref()?;
         // High, where nothing of this process is.
@@ -652,8 +702,14 @@ fn resolvers() {
 
 /// A UDP socket whose port others may have too, at other addresses.
 fn shared_port(address: SocketAddr) -> UdpSocket {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+    };
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
     let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).unwrap();
     setsockopt(&socket, sockopt::ReuseAddr, &true).unwrap();
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address)).expect("the port is free");

@@ -86,9 +86,8 @@ pub fn control(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
 pub fn send_file(socket: &impl AsRawFd, file: &impl AsRawFd, count: usize) -> io::Result<()> {
     let mut offset = 0;
     // SAFETY: the one pointer is to a local that lives through the call.
-    let sent = unsafe {
-        libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut offset, count)
-    };
+    let sent =
+        unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut offset, count) };
     checked(sent as libc::c_long).map(drop)
 }
 
@@ -209,8 +208,7 @@ pub fn read_memory(pid: i32, address: usize) -> io::Result<u64> {
         iov_len: 8,
     };
     // SAFETY: the local vector is one word, which is ours; the remote one is not our memory.
-    let read =
-        unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
+    let read = unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
     checked(read as libc::c_long)?;
     Ok(word)
 }
@@ -314,8 +312,11 @@ impl Ring {
             complete_entries: at(25),
         };
         let submission = Mapping::new(&ring, offsets.submit_array + submitted * 4, 0)?;
-        let completion =
-            Mapping::new(&ring, offsets.complete_entries + completed * 16, 0x0800_0000)?;
+        let completion = Mapping::new(
+            &ring,
+            offsets.complete_entries + completed * 16,
+            0x0800_0000,
+        )?;
         let entries = Mapping::new(&ring, submitted * 64, 0x1000_0000)?;
         Ok(Self {
             ring,

@@ -22,17 +22,28 @@ pub fn attempts() -> Vec<Attempt> {
     let attempt = |name, body| Attempt::new("binding", name, body).both();
     [
         attempt("bound to eth0", |c| to_device(c, "eth0")),
-        attempt("bound to loopback, in a network that forwards", |c| to_device(c, "lo")),
+        attempt("bound to loopback, in a network that forwards", |c| {
+            to_device(c, "lo")
+        }),
         attempt("bound to loopback, TCP", to_loopback_tcp),
         attempt("interface by control message", by_message),
         attempt("unicast interface", unicast_interface),
         attempt("IP_TRANSPARENT, an allowed host as the source", transparent),
         attempt("IP_FREEBIND, an allowed host as the source", free),
-        attempt("loopback as the source", |c| from(c, loopback(c.family()), c.port)),
-        attempt("loopback as the source of a socket bound to eth0", loopback_by_eth0),
+        attempt("loopback as the source", |c| {
+            from(c, loopback(c.family()), c.port)
+        }),
+        attempt(
+            "loopback as the source of a socket bound to eth0",
+            loopback_by_eth0,
+        ),
         attempt("from port 53", |c| from(c, any(c.family() == 1), 53)),
-        attempt("from port 123, as the allowed flow", |c| from(c, any(c.family() == 1), 123)),
-        attempt("from an invited port", |c| from(c, any(c.family() == 1), INVITED)),
+        attempt("from port 123, as the allowed flow", |c| {
+            from(c, any(c.family() == 1), 123)
+        }),
+        attempt("from an invited port", |c| {
+            from(c, any(c.family() == 1), INVITED)
+        }),
         attempt("from an invited port, TCP", invited_tcp),
         attempt("packet marks", marks),
         attempt("priority and type of service", priority),
@@ -40,14 +51,22 @@ pub fn attempts() -> Vec<Attempt> {
         attempt("the gateway itself", gateway),
         attempt("the gateway itself, TCP", gateway_tcp),
         attempt("all ports of the gateway at once", gateway_sweep),
-        attempt("SO_ATTACH_REUSEPORT, SO_INCOMING_CPU and other options", odd_options),
+        attempt(
+            "SO_ATTACH_REUSEPORT, SO_INCOMING_CPU and other options",
+            odd_options,
+        ),
     ]
     .concat()
 }
 
 fn to_device(c: &Context, device: &str) -> io::Result<()> {
     let socket = c.udp()?;
-    sys::set_option(&socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, device.as_bytes())?;
+    sys::set_option(
+        &socket,
+        libc::SOL_SOCKET,
+        libc::SO_BINDTODEVICE,
+        device.as_bytes(),
+    )?;
     socket.send_to(&c.payload(), c.to()).map(drop)
 }
 
@@ -117,6 +136,7 @@ fn foreign_source(c: &Context, level: i32, option: i32) -> io::Result<()> {
 
 fn from(c: &Context, source: IpAddr, port: u16) -> io::Result<()> {
     let socket = c.udp()?;
+    set(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     calls::bind(&socket, &address((source, port).into()))?;
     socket.send_to(&c.payload(), c.to()).map(drop)
 }
@@ -142,7 +162,12 @@ fn marks(c: &Context) -> io::Result<()> {
     let mut last = Ok(());
     for mark in marks {
         let socket = c.udp()?;
-        sys::set_option(&socket, libc::SOL_SOCKET, libc::SO_MARK, &mark.to_ne_bytes())?;
+        sys::set_option(
+            &socket,
+            libc::SOL_SOCKET,
+            libc::SO_MARK,
+            &mark.to_ne_bytes(),
+        )?;
         last = socket.send_to(&c.payload(), c.to()).map(drop);
     }
     last
@@ -157,7 +182,9 @@ fn priority(c: &Context) -> io::Result<()> {
 fn dont_route(c: &Context) -> io::Result<()> {
     let socket = c.udp()?;
     set(&socket, libc::SOL_SOCKET, libc::SO_DONTROUTE, 1)?;
-    socket.send_to(&c.payload(), (GATEWAY[c.family()], c.port)).map(drop)
+    socket
+        .send_to(&c.payload(), (GATEWAY[c.family()], c.port))
+        .map(drop)
 }
 
 fn gateway(c: &Context) -> io::Result<()> {
@@ -174,7 +201,9 @@ fn gateway_sweep(c: &Context) -> io::Result<()> {
     let mut last = Ok(());
     for port in 1..2048 {
         let socket = c.udp()?;
-        last = socket.send_to(&c.payload(), (GATEWAY[c.family()], port)).map(drop);
+        last = socket
+            .send_to(&c.payload(), (GATEWAY[c.family()], port))
+            .map(drop);
         super::pace(port.into());
     }
     last
@@ -197,7 +226,12 @@ fn odd_options(c: &Context) -> io::Result<()> {
         // Whatever the kernel has.
         let _ = set(&socket, libc::SOL_SOCKET, option, value);
     }
-    let _ = sys::set_option(&socket, libc::SOL_SOCKET, SO_TXTIME, &[1, 0, 0, 0, 0, 0, 0, 0]);
+    let _ = sys::set_option(
+        &socket,
+        libc::SOL_SOCKET,
+        SO_TXTIME,
+        &[1, 0, 0, 0, 0, 0, 0, 0],
+    );
     assert!(socket.as_raw_fd() > 2);
     socket.send_to(&c.payload(), c.to()).map(drop)
 }

@@ -17,11 +17,13 @@ use crate::{
 
 pub fn attempts() -> Vec<Attempt> {
     let attempt = |name, body| Attempt::new("DNS", name, body).both();
-    let one = |name, body, family: usize| {
-        vec![Attempt::new("DNS", name, body).both()[family].clone()]
-    };
+    let one =
+        |name, body, family: usize| vec![Attempt::new("DNS", name, body).both()[family].clone()];
     [
-        attempt("the nameserver, UDP", |c| udp(c, DNS[c.family()], &question(c)).map(drop)).to_vec(),
+        attempt("the nameserver, UDP", |c| {
+            udp(c, DNS[c.family()], &question(c)).map(drop)
+        })
+        .to_vec(),
         attempt("the nameserver, TCP", |c| tcp(c, DNS[c.family()])).to_vec(),
         attempt("a foreign server, UDP", |c| {
             udp(c, FOREIGN_DNS[c.family()], &question(c)).map(drop)
@@ -33,7 +35,10 @@ pub fn attempts() -> Vec<Attempt> {
             udp(c, (API[c.family()], 53).into(), &question(c)).map(drop)
         })
         .to_vec(),
-        attempt("an allowed host as the server, TCP", |c| tcp(c, (API[c.family()], 53).into())).to_vec(),
+        attempt("an allowed host as the server, TCP", |c| {
+            tcp(c, (API[c.family()], 53).into())
+        })
+        .to_vec(),
         attempt("the gateway as the server, UDP", |c| {
             udp(c, (GATEWAY[c.family()], 53).into(), &question(c)).map(drop)
         })
@@ -42,17 +47,32 @@ pub fn attempts() -> Vec<Attempt> {
             udp(c, (loopback(c.family()), 53).into(), &question(c)).map(drop)
         })
         .to_vec(),
-        attempt("a resolver on loopback, TCP", |c| tcp(c, (loopback(c.family()), 53).into())).to_vec(),
+        attempt("a resolver on loopback, TCP", |c| {
+            tcp(c, (loopback(c.family()), 53).into())
+        })
+        .to_vec(),
         attempt("the own address as the server, UDP", |c| {
             udp(c, (INSIDE[c.family()], 53).into(), &question(c)).map(drop)
         })
         .to_vec(),
         attempt("from port 53 to port 53", from_53).to_vec(),
-        attempt("long labels", |c| udp(c, DNS[c.family()], &long(c)).map(drop)).to_vec(),
-        attempt("an EDNS option", |c| udp(c, DNS[c.family()], &edns(c)).map(drop)).to_vec(),
+        attempt("long labels", |c| {
+            udp(c, DNS[c.family()], &long(c)).map(drop)
+        })
+        .to_vec(),
+        attempt("an EDNS option", |c| {
+            udp(c, DNS[c.family()], &edns(c)).map(drop)
+        })
+        .to_vec(),
         attempt("types TXT, NULL, ANY, AXFR", |c| kinds(c, DNS[c.family()])).to_vec(),
-        attempt("an update and a notification", |c| opcodes(c, DNS[c.family()])).to_vec(),
-        attempt("two questions in one", |c| udp(c, DNS[c.family()], &two(c)).map(drop)).to_vec(),
+        attempt("an update and a notification", |c| {
+            opcodes(c, DNS[c.family()])
+        })
+        .to_vec(),
+        attempt("two questions in one", |c| {
+            udp(c, DNS[c.family()], &two(c)).map(drop)
+        })
+        .to_vec(),
         attempt("no DNS at all, at port 53", |c| {
             udp(c, DNS[c.family()], &c.payload()).map(drop)
         })
@@ -68,23 +88,38 @@ pub fn attempts() -> Vec<Attempt> {
         attempt("over HTTPS and HTTP/3 (443)", |c| other_port(c, 443)).to_vec(),
         attempt("at other ports (54, 5053, 5353, 5355, 8053)", other_ports).to_vec(),
         attempt("multicast DNS", |c| multicast(c, 5353)).to_vec(),
-        attempt("link-local multicast name resolution", |c| multicast(c, 5355)).to_vec(),
+        attempt("link-local multicast name resolution", |c| {
+            multicast(c, 5355)
+        })
+        .to_vec(),
         attempt("UDP-Lite to port 53", udp_lite).to_vec(),
         attempt("by an IPv6 socket's mapped address", mapped)[1..].to_vec(),
-        one("Docker's resolver at 127.0.0.11, UDP", |c| {
-            udp(c, docker(), &question(c)).map(drop)
-        }, 0),
-        one("Docker's resolver at 127.0.0.11, TCP", |c| tcp(c, docker()), 0),
-        one("Docker's resolver by the port behind its nat rule, UDP", |c| {
-            docker_port(c, "/proc/net/udp")
-        }, 0),
-        one("Docker's resolver by the port behind its nat rule, TCP", |c| {
-            docker_port(c, "/proc/net/tcp")
-        }, 0),
+        one(
+            "Docker's resolver at 127.0.0.11, UDP",
+            |c| udp(c, docker(), &question(c)).map(drop),
+            0,
+        ),
+        one(
+            "Docker's resolver at 127.0.0.11, TCP",
+            |c| tcp(c, docker()),
+            0,
+        ),
+        one(
+            "Docker's resolver by the port behind its nat rule, UDP",
+            |c| docker_port(c, "/proc/net/udp"),
+            0,
+        ),
+        one(
+            "Docker's resolver by the port behind its nat rule, TCP",
+            |c| docker_port(c, "/proc/net/tcp"),
+            0,
+        ),
         one("Docker's resolver, mapped into IPv6", mapped_docker, 1),
-        one("systemd's resolver at 127.0.0.53", |c| {
-            udp(c, (Ipv4Addr::new(127, 0, 0, 53), 53).into(), &question(c)).map(drop)
-        }, 0),
+        one(
+            "systemd's resolver at 127.0.0.53",
+            |c| udp(c, (Ipv4Addr::new(127, 0, 0, 53), 53).into(), &question(c)).map(drop),
+            0,
+        ),
         one("any address of loopback", any_loopback, 0),
         one("NetBIOS name service, broadcast", netbios, 0),
         vec![Attempt::new("DNS", "the C library's resolver", library)],
@@ -186,7 +221,9 @@ fn from_53(c: &Context) -> io::Result<()> {
     let socket = c.udp()?;
     set(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     calls::bind(&socket, &address((any(c.family() == 1), 53).into()))?;
-    socket.send_to(&question(c), FOREIGN_DNS[c.family()]).map(drop)
+    socket
+        .send_to(&question(c), FOREIGN_DNS[c.family()])
+        .map(drop)
 }
 
 fn kinds(c: &Context, to: SocketAddr) -> io::Result<()> {

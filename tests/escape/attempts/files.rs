@@ -22,7 +22,11 @@ pub fn attempts() -> Vec<Attempt> {
     vec![
         attempt("the sentinel written", |c| append(SENTINEL, c)),
         attempt("the sentinel truncated", |_| {
-            OpenOptions::new().write(true).truncate(true).open(SENTINEL).map(drop)
+            OpenOptions::new()
+                .write(true)
+                .truncate(true)
+                .open(SENTINEL)
+                .map(drop)
         }),
         attempt("the sentinel removed", |_| fs::remove_file(SENTINEL)),
         attempt("the sentinel replaced", |c| {
@@ -38,7 +42,11 @@ pub fn attempts() -> Vec<Attempt> {
             fs::set_permissions(SENTINEL, fs::Permissions::from_mode(0o666))
         }),
         attempt("the sentinel given away", |_| {
-            Ok(nix::unistd::chown(SENTINEL, Some(nix::unistd::Uid::from_raw(1000)), None)?)
+            Ok(nix::unistd::chown(
+                SENTINEL,
+                Some(nix::unistd::Uid::from_raw(1000)),
+                None,
+            )?)
         }),
         attempt("a link beside the sentinel", |_| {
             symlink("/dev/null", "/etc/beacon-code/firewall.ready.new")
@@ -48,7 +56,9 @@ pub fn attempts() -> Vec<Attempt> {
         }),
         attempt("the allowlist written", |c| append(ALLOWLIST, c)),
         attempt("/etc/hosts written", |c| append("/etc/hosts", c)),
-        attempt("/etc/resolv.conf written", |c| append("/etc/resolv.conf", c)),
+        attempt("/etc/resolv.conf written", |c| {
+            append("/etc/resolv.conf", c)
+        }),
         attempt("/etc/passwd written", |c| append("/etc/passwd", c)),
         attempt("a program that root runs written", |c| {
             append(TOOL, c).or_else(|_| fs::remove_file(TOOL))

@@ -18,39 +18,69 @@ use crate::{
 };
 
 const V4_OPTIONS: [(&str, fn(&Context) -> io::Result<()>); 9] = [
-    ("loose source route by way of an allowed host", |c| option(c, &loose(131), true)),
-    ("strict source route by way of an allowed host", |c| option(c, &loose(137), true)),
+    ("loose source route by way of an allowed host", |c| {
+        option(c, &loose(131), true)
+    }),
+    ("strict source route by way of an allowed host", |c| {
+        option(c, &loose(137), true)
+    }),
     ("source route by control message", source_route_by_message),
     ("source route over TCP", source_route_tcp),
-    ("record route", |c| option(c, &[7, 7, 4, 0, 0, 0, 0, 0], false)),
-    ("timestamps", |c| option(c, &[68, 12, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0], false)),
+    ("record route", |c| {
+        option(c, &[7, 7, 4, 0, 0, 0, 0, 0], false)
+    }),
+    ("timestamps", |c| {
+        option(c, &[68, 12, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0], false)
+    }),
     ("router alert", |c| option(c, &[148, 4, 0, 0], false)),
     ("no-operations", |c| option(c, &[1, 1, 1, 1], false)),
-    ("options towards an allowed host and service", options_to_allowed),
+    (
+        "options towards an allowed host and service",
+        options_to_allowed,
+    ),
 ];
 
 const V6_HEADERS: [(&str, fn(&Context) -> io::Result<()>); 12] = [
-    ("hop-by-hop options", |c| sticky(c, libc::IPV6_HOPOPTS, &padding())),
-    ("hop-by-hop options by control message", |c| message(c, libc::IPV6_HOPOPTS, &padding())),
-    ("destination options", |c| sticky(c, libc::IPV6_DSTOPTS, &padding())),
-    ("destination options by control message", |c| message(c, libc::IPV6_DSTOPTS, &padding())),
+    ("hop-by-hop options", |c| {
+        sticky(c, libc::IPV6_HOPOPTS, &padding())
+    }),
+    ("hop-by-hop options by control message", |c| {
+        message(c, libc::IPV6_HOPOPTS, &padding())
+    }),
+    ("destination options", |c| {
+        sticky(c, libc::IPV6_DSTOPTS, &padding())
+    }),
+    ("destination options by control message", |c| {
+        message(c, libc::IPV6_DSTOPTS, &padding())
+    }),
     ("destination options before a routing header", |c| {
         sticky(c, libc::IPV6_RTHDRDSTOPTS, &padding())
     }),
-    ("options by the names of RFC 2292", |c| sticky(c, 6, &message_of(libc::IPV6_DSTOPTS))),
-    ("segment routing by way of an allowed host", |c| routing(c, 4, false)),
-    ("segment routing by control message", |c| routing(c, 4, true)),
-    ("routing header type 2 by way of an allowed host", |c| routing(c, 2, false)),
-    ("routing header type 0 by way of an allowed host", |c| routing(c, 0, false)),
-    ("segment routing to an allowed host and service", routing_to_allowed),
+    ("options by the names of RFC 2292", |c| {
+        sticky(c, 6, &message_of(libc::IPV6_DSTOPTS))
+    }),
+    ("segment routing by way of an allowed host", |c| {
+        routing(c, 4, false)
+    }),
+    ("segment routing by control message", |c| {
+        routing(c, 4, true)
+    }),
+    ("routing header type 2 by way of an allowed host", |c| {
+        routing(c, 2, false)
+    }),
+    ("routing header type 0 by way of an allowed host", |c| {
+        routing(c, 0, false)
+    }),
+    (
+        "segment routing to an allowed host and service",
+        routing_to_allowed,
+    ),
     ("segment routing over TCP", routing_tcp),
 ];
 
 pub fn attempts() -> Vec<Attempt> {
-    let v4 = V4_OPTIONS
-        .map(|(name, body)| Attempt::new("headers", name, body).both()[0].clone());
-    let v6 = V6_HEADERS
-        .map(|(name, body)| Attempt::new("headers", name, body).both()[1].clone());
+    let v4 = V4_OPTIONS.map(|(name, body)| Attempt::new("headers", name, body).both()[0].clone());
+    let v6 = V6_HEADERS.map(|(name, body)| Attempt::new("headers", name, body).both()[1].clone());
     let both = |name, body| Attempt::new("headers", name, body).both();
     let one = |name, body, family: usize| {
         vec![Attempt::new("headers", name, body).both()[family].clone()]
@@ -65,16 +95,32 @@ pub fn attempts() -> Vec<Attempt> {
         both("hop limit and traffic class", hop_limit).to_vec(),
         one("IPv4 address mapped into IPv6, UDP", mapped_udp, 1),
         one("IPv4 address mapped into IPv6, TCP", mapped_tcp, 1),
-        one("an allowed IPv4 address mapped, port not listed", mapped_beside, 1),
+        one(
+            "an allowed IPv4 address mapped, port not listed",
+            mapped_beside,
+            1,
+        ),
         one("IPv6 socket turned into an IPv4 one", turned, 1),
         one("IPv4-compatible address", |c| embedded(c, [0; 12]), 1),
         one("6to4 address", six_to_four, 1),
-        one("NAT64 address", |c| embedded(c, [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0]), 1),
-        one("link-local address of the gateway", |c| link_local(c, true), 1),
+        one(
+            "NAT64 address",
+            |c| embedded(c, [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0]),
+            1,
+        ),
+        one(
+            "link-local address of the gateway",
+            |c| link_local(c, true),
+            1,
+        ),
         one("link-local address of nobody", |c| link_local(c, false), 1),
         one("site-local and unique local addresses", local_addresses, 1),
         one("flow label", flow_label, 1),
-        one("jumbo payload", |c| message(c, libc::IPV6_HOPOPTS, &[0, 0, 0xc2, 4, 0, 1, 0, 0]), 1),
+        one(
+            "jumbo payload",
+            |c| message(c, libc::IPV6_HOPOPTS, &[0, 0, 0xc2, 4, 0, 1, 0, 0]),
+            1,
+        ),
         one("class E and 0/8 addresses", odd_addresses, 0),
     ]
     .concat()
@@ -205,7 +251,12 @@ fn tiny_mtu(c: &Context) -> io::Result<()> {
     let socket = c.udp()?;
     if c.family() == 0 {
         // No option sets it in IPv4; what the kernel believes of the path is not to be had.
-        set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT)?;
+        set(
+            &socket,
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_OMIT,
+        )?;
     } else {
         set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU, 1280)?;
     }
@@ -245,7 +296,9 @@ fn mapped(c: &Context, address: IpAddr) -> SocketAddr {
 }
 
 fn mapped_udp(c: &Context) -> io::Result<()> {
-    c.udp()?.send_to(&c.payload(), mapped(c, ELSEWHERE[0])).map(drop)
+    c.udp()?
+        .send_to(&c.payload(), mapped(c, ELSEWHERE[0]))
+        .map(drop)
 }
 
 fn mapped_tcp(c: &Context) -> io::Result<()> {
@@ -259,7 +312,12 @@ fn mapped_beside(c: &Context) -> io::Result<()> {
 fn turned(c: &Context) -> io::Result<()> {
     let socket = c.udp()?;
     calls::connect(&socket, &address(mapped(c, ELSEWHERE[0])))?;
-    set(&socket, libc::IPPROTO_IPV6, libc::IPV6_ADDRFORM, libc::AF_INET)?;
+    set(
+        &socket,
+        libc::IPPROTO_IPV6,
+        libc::IPV6_ADDRFORM,
+        libc::AF_INET,
+    )?;
     socket.send(&c.payload()).map(drop)
 }
 

@@ -18,24 +18,43 @@ use crate::{stage::GO, sys as calls};
 
 pub fn attempts() -> Vec<Attempt> {
     let attempt = |name, heirloom, body| {
-        Attempt::new("inherited", name, body).own(heirloom).both().to_vec()
+        Attempt::new("inherited", name, body)
+            .own(heirloom)
+            .both()
+            .to_vec()
     };
     [
-        attempt("a connection from before the start, as standard input", Heirloom::Connection, |c| {
-            when_told(c)?;
-            through(c, 0)
-        }),
-        attempt("a UDP flow from before the start, as standard input", Heirloom::Datagrams, |c| {
-            when_told(c)?;
-            through(c, 0)
-        }),
-        attempt("a socket from before the start that connects now", Heirloom::Unconnected, |c| {
-            when_told(c)?;
-            connect_and_send(calls::inherited(0)?, &address(c.to()), &c.payload())
-        }),
-        attempt("sockets that a neighbour passes over a Unix socket", Heirloom::Neighbour, passed),
+        attempt(
+            "a connection from before the start, as standard input",
+            Heirloom::Connection,
+            |c| {
+                when_told(c)?;
+                through(c, 0)
+            },
+        ),
+        attempt(
+            "a UDP flow from before the start, as standard input",
+            Heirloom::Datagrams,
+            |c| {
+                when_told(c)?;
+                through(c, 0)
+            },
+        ),
+        attempt(
+            "a socket from before the start that connects now",
+            Heirloom::Unconnected,
+            |c| {
+                when_told(c)?;
+                connect_and_send(calls::inherited(0)?, &address(c.to()), &c.payload())
+            },
+        ),
+        attempt(
+            "sockets that a neighbour passes over a Unix socket",
+            Heirloom::Neighbour,
+            passed,
+        ),
         vec![
-            Attempt::new("inherited", "a packet socket as descriptor 5", leaked)
+            Attempt::new("inherited", "a packet socket left open", leaked)
                 .own(Heirloom::PacketSocket),
         ],
     ]

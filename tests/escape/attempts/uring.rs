@@ -4,7 +4,7 @@ use std::{io, os::fd::AsRawFd};
 
 use nix::libc;
 
-use super::{Attempt, Context, address, Evidence};
+use super::{Attempt, Context, Evidence, address};
 use crate::sys::{Request, Ring, owned};
 
 /// linux/io_uring.h.
