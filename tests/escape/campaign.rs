@@ -296,6 +296,11 @@ impl<'a> Campaign<'a> {
         let mut notes = Vec::new();
         self.stage.clear();
         let _ = self.stage.sniffer.take();
+        let own = if configuration.is_proxy {
+            Start::Running
+        } else {
+            Start::Over
+        };
         let mut runner = Some(self.start(way));
         let stray = self.strays(Start::Running).0;
         if !stray.is_empty() {
@@ -316,7 +321,7 @@ impl<'a> Campaign<'a> {
             } else {
                 let context = numbered.context(configuration.name);
                 let began = Instant::now();
-                let (late, _) = self.strays(Start::Over);
+                let (late, _) = self.strays(own);
                 if !late.is_empty() {
                     notes.push(format!("before {}: {}", attempt.name, late.join(", ")));
                 }
@@ -325,14 +330,26 @@ impl<'a> Campaign<'a> {
                         .as_mut()
                         .and_then(|runner| runner.run(std::slice::from_ref(&context))),
                     Launch::Own(heirloom) => {
+                        // A keeper lets no other start into its namespace.
+                        if configuration.is_proxy {
+                            drop(runner.take());
+                        }
                         let said = self.stage.own(way, heirloom, &context, || plant(&mut None));
-                        before = self.stage.snapshot();
                         said.map(|said| vec![said])
                     }
                 };
                 let is_alive = said.is_some();
                 let said = only(said, &context);
-                let (escaped, carried) = self.strays(Start::Over);
+                let (escaped, carried) = self.strays(own);
+                if attempt.launch != Launch::Shared {
+                    if configuration.is_proxy {
+                        self.stage.clear();
+                        runner = Some(self.start(way));
+                        plant(&mut runner);
+                        let _ = self.stage.sniffer.take();
+                    }
+                    before = self.stage.snapshot();
+                }
                 if said.said == attempts::NO_SUPERVISOR {
                     outcome.left_out = Some("process 1 is the command itself".to_owned());
                 }
@@ -345,6 +362,7 @@ impl<'a> Campaign<'a> {
                 }
                 if let Some(difference) = before.differs(&self.stage.snapshot()) {
                     outcome.escaped.push(difference);
+                    drop(runner.take());
                     self.stage.clear();
                     runner = Some(self.start(way));
                     plant(&mut runner);
@@ -359,10 +377,10 @@ impl<'a> Campaign<'a> {
             self.result(&attempt.name, configuration, outcome);
         }
         self.attempts = attempts;
-        self.sockets_fenced(configuration, &mut runner);
+        self.sockets_fenced(configuration, own, &mut runner);
         // What the kernel sends later on its own.
         std::thread::sleep(Duration::from_millis(1100));
-        let (late, _) = self.strays(Start::Over);
+        let (late, _) = self.strays(own);
         if !late.is_empty() {
             notes.push(format!("after the last attempt: {}", late.join(", ")));
         }
@@ -391,7 +409,12 @@ impl<'a> Campaign<'a> {
         );
     }
 
-    fn sockets_fenced(&mut self, configuration: &Configuration, runner: &mut Option<Runner>) {
+    fn sockets_fenced(
+        &mut self,
+        configuration: &Configuration,
+        own: Start,
+        runner: &mut Option<Runner>,
+    ) {
         let sockets = std::mem::take(&mut self.sockets);
         let tried: Vec<_> = sockets
             .iter()
@@ -409,7 +432,7 @@ impl<'a> Campaign<'a> {
             let frames: Vec<_> = self.stage.sniffer.take();
             let escapes: Vec<_> = frames
                 .iter()
-                .filter_map(|frame| match judge(frame, Start::Over) {
+                .filter_map(|frame| match judge(frame, own) {
                     Verdict::Escape(what) => Some((frame, what)),
                     _ => None,
                 })

@@ -21,6 +21,7 @@ use std::{
     env,
     io::{BufRead, BufReader},
     process::{ExitCode, Stdio},
+    thread,
 };
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,7 @@ const ROUNDS: [u64; 2] = [8, 80];
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Options {
     is_long: bool,
+    is_proxied: bool,
     plant: Option<String>,
     only: Vec<String>,
 }
@@ -64,29 +66,38 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-const CASES: [Case; 3] = [
+const CASES: [Case; 5] = [
+    Case {
+        name: "proxied attempts",
+        body: || case(false, proxied_case),
+    },
+    Case {
+        name: "proxied races",
+        body: || case(false, proxied_races_case),
+    },
     Case {
         name: "attempts",
-        body: || case(attempts_case),
+        body: || case(true, attempts_case),
     },
     Case {
         name: "races",
-        body: || case(races_case),
+        body: || case(true, races_case),
     },
     Case {
         name: "plant",
-        body: || case(plant_case),
+        body: || case(true, plant_case),
     },
 ];
 
 /// Without words the short form: what `cargo test` and CI run. `--long` is the long form,
-/// `--plants` all plants, `--plant=NAME` one; `--page=FILE` writes the tables into a page. Other
+/// `--proxy` adds the configurations under `--supervise`, `--plants` all plants, `--plant=NAME` one; `--page=FILE` writes the tables into a page. Other
 /// words pick attempts by a part of their names.
 fn suite(words: &[String]) -> ExitCode {
     let flag = |name: &str| words.iter().any(|word| word == name);
     let value = |name: &str| words.iter().find_map(|word| word.strip_prefix(name));
     let options = Options {
         is_long: flag("--long"),
+        is_proxied: flag("--proxy"),
         plant: value("--plant=").map(str::to_owned),
         only: words
             .iter()
@@ -111,19 +122,26 @@ fn suite(words: &[String]) -> ExitCode {
 fn attempts_and_races(options: &Options, page: Option<&str>) -> bool {
     let began = std::time::Instant::now();
     let only_races = options.only.iter().any(|part| part == "races");
-    let mut report = if only_races {
-        Report::default()
-    } else {
-        run_case("attempts", options.clone())
+    let mut names = match (only_races, options.only.is_empty()) {
+        (true, _) => vec!["races", "proxied races"],
+        (_, true) => vec!["attempts", "races", "proxied attempts", "proxied races"],
+        _ => vec!["attempts", "proxied attempts"],
     };
-    if only_races || options.only.is_empty() {
-        let races = run_case("races", options.clone());
-        report.rows.extend(races.rows);
-        report.notes.extend(races.notes);
-        if only_races {
-            report.configurations = races.configurations;
-        }
+    if !options.is_proxied {
+        names.retain(|name| !name.starts_with("proxied"));
     }
+    // Each has a world of its own, and waits more than it works.
+    let report = thread::scope(|scope| {
+        let cases: Vec<_> = names
+            .iter()
+            .map(|name| scope.spawn(|| run_case(name, options.clone())))
+            .collect();
+        let mut whole = Report::default();
+        for case in cases {
+            whole.join(case.join().expect("a case that panicked has said so"));
+        }
+        whole
+    });
     let Report {
         rows,
         configurations,
@@ -132,7 +150,7 @@ fn attempts_and_races(options: &Options, page: Option<&str>) -> bool {
     print!("{}", report::text(&rows, &configurations, &notes));
     let sums = report::sums(&rows, &notes);
     println!("{}", report::verdict(sums));
-    println!("{:.0} s", began.elapsed().as_secs_f64());
+    eprintln!("{:.0} s", began.elapsed().as_secs_f64());
     if let Some(page) = page {
         report::write(
             page,
@@ -141,6 +159,24 @@ fn attempts_and_races(options: &Options, page: Option<&str>) -> bool {
         );
     }
     sums.escaped == 0
+}
+
+impl Report {
+    /// The same attempts in other configurations: their controls are those that are here.
+    fn join(&mut self, other: Self) {
+        for row in other.rows {
+            match self.rows.iter_mut().find(|known| known.name == row.name) {
+                Some(known) => known.results.extend(row.results),
+                None => self.rows.push(row),
+            }
+        }
+        for configuration in other.configurations {
+            if !self.configurations.contains(&configuration) {
+                self.configurations.push(configuration);
+            }
+        }
+        self.notes.extend(other.notes);
+    }
 }
 
 /// Runs every plant and says what caught it.
@@ -210,6 +246,7 @@ fn run_case(name: &str, options: Options) -> Report {
     let mut child = harness::namespaces()
         .arg(env::current_exe().unwrap())
         .args(["__case", name])
+        .env(harness::LIMIT_VARIABLE, "600")
         .env(OPTIONS, serde_json::to_string(&options).unwrap())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -231,6 +268,7 @@ fn configurations(stage: &Stage) -> Vec<Configuration> {
         name,
         options: Vec::new(),
         as_user,
+        is_proxy: false,
     };
     let user = configuration("pinned, --user node", true);
     let root = configuration("pinned, uid 0", false);
@@ -241,9 +279,27 @@ fn configurations(stage: &Stage) -> Vec<Configuration> {
     }
 }
 
-fn case(body: fn(&Stage, &Options) -> Report) {
+/// With egress-init above the command, answering its DNS.
+fn proxied(stage: &Stage) -> Vec<Configuration> {
+    let names = ["proxy, --user node", "proxy, uid 0"];
+    let proxied = configurations(stage)
+        .into_iter()
+        .map(|configuration| Configuration {
+            name: names[usize::from(!configuration.as_user)],
+            options: vec!["--supervise"],
+            is_proxy: true,
+            ..configuration
+        });
+    proxied.collect()
+}
+
+fn case(has_resolvers: bool, body: fn(&Stage, &Options) -> Report) {
     let options = serde_json::from_str(&env::var(OPTIONS).unwrap()).unwrap();
-    let report = body(&Stage::new(), &options);
+    let began = std::time::Instant::now();
+    let report = body(&Stage::new(has_resolvers), &options);
+    if env::var_os("ESCAPE_TIMES").is_some() {
+        eprintln!("{:?} after {:.0?}", report.configurations, began.elapsed());
+    }
     println!("{}", serde_json::to_string(&report).unwrap());
 }
 
@@ -259,6 +315,31 @@ fn attempts_case(stage: &Stage, options: &Options) -> Report {
     }
     report.rows = campaign.rows();
     report
+}
+
+/// The controls are those of the other case: the parent puts both together.
+fn proxied_case(stage: &Stage, options: &Options) -> Report {
+    let mut campaign = Campaign::new(stage, options.is_long, &options.only);
+    campaign.assume();
+    let mut report = Report::default();
+    for configuration in proxied(stage) {
+        let way = Way::Fenced(configuration.clone());
+        let notes = campaign.fenced(&configuration, &way, &|_| {});
+        report.notes.extend(notes);
+        report.configurations.push(configuration.name.to_owned());
+    }
+    report.rows = campaign.rows();
+    report
+}
+
+fn proxied_races_case(stage: &Stage, options: &Options) -> Report {
+    let configuration = proxied(stage).remove(0);
+    let rounds = ROUNDS[usize::from(options.is_long)] / 2;
+    Report {
+        rows: races::run(stage, &configuration, rounds, &|| {}),
+        configurations: vec![configuration.name.to_owned()],
+        notes: Vec::new(),
+    }
 }
 
 fn races_case(stage: &Stage, options: &Options) -> Report {

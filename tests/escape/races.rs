@@ -23,7 +23,7 @@ use crate::{
     support::{
         dns::ZoneSpec,
         sys,
-        world::{BINARY, DNS, ELSEWHERE, PROBE, SENTINEL, World, forget, zone},
+        world::{BINARY, DNS, ELSEWHERE, PROBE, SENTINEL, World, file, forget, zone},
     },
 };
 
@@ -275,6 +275,34 @@ const RACES: [Race; 4] = [
     },
 ];
 
+/// The list changes under a keeper that runs, again and again.
+const RELOAD: Race = Race {
+    name: "a reload",
+    is_closed: true,
+    body: |stage, configuration, _| {
+        file(RELOADED, "git.example.org\n");
+        let mut child = stage
+            .supervisor(configuration, RELOADED)
+            .args(["/bin/sleep", "5"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("egress-init");
+        thread::sleep(Duration::from_millis(60));
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        for number in 0..6 {
+            let list = ["git.example.org\n", "www.example.org:8443\n"][number % 2];
+            file(RELOADED, list);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+            thread::sleep(Duration::from_millis(15));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+    },
+};
+const RELOADED: &str = "/etc/world/reloaded";
+
 fn begin(stage: &Stage, configuration: &Configuration) -> Child {
     stage
         .egress(configuration)
@@ -301,6 +329,9 @@ pub fn run(
     let mut rows = Vec::new();
     for race in RACES {
         rows.extend(hammered(stage, configuration, &race, rounds, between));
+    }
+    if configuration.is_proxy {
+        rows.extend(hammered(stage, configuration, &RELOAD, rounds, between));
     }
     rows.push(sentinel(stage, configuration, rounds, between));
     stage.world.outside.zone(zone());
@@ -394,7 +425,7 @@ fn sentinel(stage: &Stage, configuration: &Configuration, rounds: u64, between: 
         let old = fs::read(SENTINEL).ok();
         forget();
         if let Some(old) = old {
-            crate::support::world::file(SENTINEL, std::str::from_utf8(&old).unwrap());
+            file(SENTINEL, std::str::from_utf8(&old).unwrap());
             if !verifies() {
                 control = Ok("an old sentinel without rules, judged by check".to_owned());
             }

@@ -122,10 +122,12 @@ pub struct Configuration {
     pub name: &'static str,
     pub options: Vec<&'static str>,
     pub as_user: bool,
+    /// Whether egress-init stays and answers DNS, so that it asks its nameservers at any time.
+    pub is_proxy: bool,
 }
 
 impl Stage {
-    pub fn new() -> Self {
+    pub fn new(has_resolvers: bool) -> Self {
         let world = World::new();
         let sniffer = Sniffer::start(world.outside.id());
         for (name, value) in [
@@ -148,7 +150,7 @@ impl Stage {
         // Forwarding takes the learnt router away, never the configured one.
         sysctl("ipv6/conf/eth0/accept_ra", "0");
         programs(world.outside.id());
-        resolvers();
+        resolvers(has_resolvers);
         in_network_of(world.outside.id(), || {
             let ftp = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 21)).expect("port 21 is free");
             thread::spawn(move || {
@@ -231,7 +233,7 @@ impl Stage {
         Snapshot {
             files: files.to_vec(),
             folder,
-            rules: table("egress_init").map(without_counters),
+            rules: table("egress_init").map(without_timed),
         }
     }
 
@@ -241,6 +243,22 @@ impl Stage {
         command
             .args(&configuration.options)
             .args(LIST)
+            .args(if configuration.as_user {
+                &["--user", "node"][..]
+            } else {
+                &[]
+            })
+            .arg("--");
+        command
+    }
+
+    /// The same, with a file of entries as well.
+    pub fn supervisor(&self, configuration: &Configuration, list: &str) -> Command {
+        let mut command = Command::new(BINARY);
+        command
+            .args(&configuration.options)
+            .args(LIST)
+            .args(["--allowlist", list])
             .args(if configuration.as_user {
                 &["--user", "node"][..]
             } else {
@@ -375,9 +393,10 @@ impl Stage {
     }
 }
 
-/// Rules without what changes by use.
-fn without_counters(text: String) -> String {
-    text
+/// Rules without the elements that come and go with the answers of DNS.
+fn without_timed(text: String) -> String {
+    let lines = text.lines().filter(|line| !line.contains("timeout"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// What must not change.
@@ -668,7 +687,7 @@ fn programs(outside: u32) {
 
 /// Resolvers on loopback that forward from elsewhere, as Docker's and others do: whatever
 /// reaches one is seen outside.
-fn resolvers() {
+fn resolvers(on_port_53: bool) {
     for address in [
         "127.0.0.1:53",
         "[::1]:53",
@@ -678,6 +697,10 @@ fn resolvers() {
         "127.0.0.11:4053",
     ] {
         let address: SocketAddr = address.parse().unwrap();
+        // Where egress-init is the resolver, it needs the port.
+        if address.port() == 53 && !on_port_53 {
+            continue;
+        }
         let socket = shared_port(address);
         thread::spawn(move || {
             let mut buffer = [0; 2048];

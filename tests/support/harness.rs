@@ -24,6 +24,8 @@ use super::{outside, probe};
 const IGNORED: i32 = 77;
 /// A case that takes longer has hung.
 const LIMIT: Duration = Duration::from_secs(120);
+/// How many seconds it is for a case that is started with this variable.
+pub const LIMIT_VARIABLE: &str = "TEST_CASE_LIMIT";
 
 /// One test case: a name and what it does, in namespaces of its own.
 #[derive(Clone, Copy)]
@@ -155,8 +157,12 @@ pub fn end_with_the_parent() {
         std::process::exit(1);
     });
     thread::spawn(|| {
-        thread::sleep(LIMIT);
-        eprintln!("not done after {LIMIT:?}");
+        let limit = env::var(LIMIT_VARIABLE)
+            .ok()
+            .and_then(|seconds| seconds.parse().ok());
+        let limit = limit.map_or(LIMIT, Duration::from_secs);
+        thread::sleep(limit);
+        eprintln!("not done after {limit:?}");
         std::process::exit(1);
     });
     let _ = nix::mount::mount(

@@ -89,7 +89,7 @@ fn enter(file: File, c: &Context) -> io::Result<()> {
 /// A veth pair between a new namespace and this one, and its packets forwarded.
 fn veth_back(c: &Context) -> io::Result<()> {
     let script = format!(
-        "unshare --net sleep 3 & sleep 0.1; \
+        "unshare --net sleep 3 >/dev/null 2>&1 & sleep 0.1; \
          nft flush ruleset && \
          ip link add escape0 type veth peer name eth9 netns $! && \
          echo -n 'escape {token}' > /dev/udp/{ip}/{port}",
@@ -103,7 +103,7 @@ fn veth_back(c: &Context) -> io::Result<()> {
 /// A macvlan has its own way through eth0: the rules of this namespace do not see it.
 fn macvlan(c: &Context) -> io::Result<()> {
     let script = format!(
-        "unshare --net sleep 3 & sleep 0.1; pid=$!; \
+        "unshare --net sleep 3 >/dev/null 2>&1 & sleep 0.1; pid=$!; \
          ip link add link eth0 name escape0 netns $pid type macvlan mode bridge && \
          nsenter --target $pid --net bash -c 'ip link set escape0 up; \
          ip addr add 10.77.0.9/24 dev escape0; \
