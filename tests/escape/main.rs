@@ -2,6 +2,22 @@
 //! the other side, and a control for every attempt. `make escape` runs the long form.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+// Pedantry that a catalogue of attempts gains nothing from: lists are long, octets have one letter.
+#![allow(
+    clippy::assigning_clones,
+    clippy::cast_precision_loss,
+    clippy::doc_markdown,
+    clippy::format_collect,
+    clippy::format_push_string,
+    clippy::many_single_char_names,
+    clippy::needless_pass_by_value,
+    clippy::nonminimal_bool,
+    clippy::struct_field_names,
+    clippy::too_many_lines,
+    clippy::trivially_copy_pass_by_ref,
+    clippy::type_complexity,
+    clippy::unused_self
+)]
 
 #[path = "../support/mod.rs"]
 mod support;
