@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Each recipe is one script under scripts/, which can be read and run by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test soak demo bench faults model fuzz lint format image clean
+.PHONY: help setup build test soak demo escape bench faults model fuzz lint format image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ soak: ## answers, lists and clients that change for SECONDS=180, and what failed
 
 demo: ## the static binary in a small internet of its own: what gets out, before and after
 	@scripts/demo
+
+escape: ## everything that was tried to get a byte out; the table goes to docs/escape.md
+	@scripts/escape
 
 bench: ## time from start to exec, and the load of 100,000 networks
 	@scripts/bench

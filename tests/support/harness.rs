@@ -22,12 +22,14 @@ use super::{outside, probe};
 
 /// How a case says that it cannot run here, with the reason on its standard output.
 const IGNORED: i32 = 77;
+/// How many seconds a case may take that is started with this variable.
+pub const LIMIT_VARIABLE: &str = "TEST_CASE_LIMIT";
+
 /// A case that takes longer has hung; the one that soaks takes as long as it is told.
 fn limit() -> Duration {
-    let soak = env::var("SOAK_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    Duration::from_secs(120 + soak.unwrap_or(0_u64))
+    let seconds = |variable| env::var(variable).ok().and_then(|text| text.parse().ok());
+    let soak: u64 = seconds("SOAK_SECONDS").unwrap_or(0);
+    Duration::from_secs(seconds(LIMIT_VARIABLE).unwrap_or(120) + soak)
 }
 
 /// One test case: a name and what it does, in namespaces of its own.
