@@ -18,7 +18,7 @@ test: ## every test: unit, namespaces as root and as a plain user, Docker
 demo: ## the static binary in a small internet of its own: what gets out, before and after
 	@scripts/demo
 
-bench: ## time from start to exec, and the load of 100,000 networks
+bench: ## start, long lists, packets, sizes, instructions: docs/benchmarks/results.md, 15 minutes
 	@scripts/bench
 
 lint: ## rustfmt, and clippy with warnings as errors
