@@ -2,7 +2,9 @@
 //! a script that does the same job with iptables, ipset and dig, and the floor, which is one
 //! parallel DNS round trip and an exec.
 
-use std::{env, fmt::Write as _, fs, net::IpAddr, path::Path, time::Duration};
+use std::{
+    env, fmt::Write as _, fs, net::IpAddr, os::unix::fs::symlink, path::Path, time::Duration,
+};
 
 use crate::{
     Form,
@@ -89,6 +91,20 @@ pub fn copy_tools() {
     for (from, to) in [(tool("empty"), EMPTY), (tool("floor"), FLOOR)] {
         fs::copy(&from, to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
     }
+    // Debian's alternatives are links in the /etc that the world has hidden.
+    fs::create_dir("/etc/alternatives").unwrap();
+    for (name, program) in [
+        ("iptables", "iptables-nft"),
+        ("ip6tables", "ip6tables-nft"),
+        ("iptables-restore", "iptables-nft-restore"),
+    ] {
+        let (program, link) = (
+            format!("/usr/sbin/{program}"),
+            format!("/etc/alternatives/{name}"),
+        );
+        symlink(program, link).unwrap();
+    }
+    world::file("/etc/protocols", "tcp 6 TCP\nudp 17 UDP\nipv6-icmp 58\n");
     let script = env::var_os("BENCH_SCRIPT").unwrap_or_else(|| "benches/script.sh".into());
     fs::copy(&script, SCRIPT).unwrap_or_else(|error| panic!("{}: {error}", script.display()));
 }
