@@ -3,7 +3,7 @@
 
 use std::{fmt, fs, process::Command};
 
-use crate::report::Table;
+use crate::{measure::digits, report::Table};
 
 pub struct Machine {
     facts: Vec<(&'static str, String)>,
@@ -27,7 +27,7 @@ impl Machine {
                 "processor",
                 format!("{} x {}", processors, field("/proc/cpuinfo", "model name")),
             ),
-            ("memory", field("/proc/meminfo", "MemTotal")),
+            ("memory", memory()),
             ("kernel", said(&["uname", "-srm"])),
             (
                 "system",
@@ -38,6 +38,7 @@ impl Machine {
             ("iptables", said(&["iptables", "--version"])),
             ("ipset", said(&["ipset", "--version"])),
             ("dig", said(&["dig", "-v"])),
+            ("dnsmasq", said(&["dnsmasq", "--version"])),
             ("valgrind", said(&["valgrind", "--version"])),
         ];
         Self {
@@ -61,6 +62,12 @@ impl fmt::Display for Machine {
         }
         writeln!(f, "{table}")
     }
+}
+
+fn memory() -> String {
+    let text = field("/proc/meminfo", "MemTotal");
+    let kibibytes = text.trim_end_matches(" kB").parse().unwrap_or(0.0);
+    format!("{} GiB", digits(kibibytes / 1024.0 / 1024.0))
 }
 
 fn load() -> String {
