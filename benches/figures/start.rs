@@ -41,6 +41,18 @@ impl Contestant {
         match self {
             Self::Floor => "floor",
             Self::EgressInit => "egress-init",
+            Self::Script => "script",
+        }
+    }
+
+    /// How long it takes; for the script at most [`PATIENCE`], and whether it was cut there.
+    fn run(self, names: u32) -> (Duration, bool) {
+        let run = match self {
+            Self::Floor => {
+                let nameserver = DNS[0].ip().to_string();
+                Run::new(FLOOR).args([&nameserver, &names.to_string(), EMPTY])
+            }
+            Self::EgressInit => Run::new(BINARY).args(user_options()).command(&[EMPTY]),
             Self::Script => Run::new("timeout").arg(PATIENCE).args([
                 "bash",
                 "-c",
