@@ -20,7 +20,7 @@ use std::{ffi::OsString, path::PathBuf};
     version,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
-    override_usage = "egress-init [OPTIONS] -- COMMAND [ARG]...\n       egress-init apply [OPTIONS]\n       egress-init check [--json] [OPTIONS] [-- COMMAND [ARG]...]\n       egress-init plan [--json] [OPTIONS]\n       egress-init doctor [--json] [OPTIONS]",
+    override_usage = "egress-init [OPTIONS] -- COMMAND [ARG]...\n       egress-init apply [--watch] [OPTIONS]\n       egress-init check [--json] [OPTIONS] [-- COMMAND [ARG]...]\n       egress-init status [--json]\n       egress-init plan [--json] [OPTIONS]\n       egress-init doctor [--json] [OPTIONS]",
     after_help = "Exit status: that of COMMAND; 125 egress-init failed; 126 COMMAND cannot be executed; 127 it was not found; 2 wrong usage.\n\nNeeds CAP_NET_ADMIN to install rules: docker run --cap-add=NET_ADMIN ..."
 )]
 pub struct Cli {
@@ -40,6 +40,9 @@ pub struct Cli {
 pub enum Action {
     /// Lock, resolve, enforce and publish without a command, then exit 0 (Kubernetes init container)
     Apply {
+        /// Stay: answer DNS, refresh addresses, read changed lists again (a sidecar)
+        #[arg(long)]
+        watch: bool,
         /// Options shared with the entrypoint.
         #[command(flatten)]
         start: StartArgs,
@@ -57,6 +60,9 @@ pub enum Action {
         #[command(flatten)]
         start: StartArgs,
     },
+    /// Say what the process of --supervise or apply --watch is doing: names, addresses, counters
+    #[command(after_help = "Needs root. Exit status: 0, or 125 where no such process answers.")]
+    Status(StatusArgs),
     /// Resolve and print what would be installed, as text for `nft -f`; needs no privilege
     Plan {
         /// Print one JSON object instead
@@ -66,6 +72,20 @@ pub enum Action {
         #[command(flatten)]
         start: StartArgs,
     },
+}
+
+/// What `status` takes.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Print one JSON object instead
+    #[arg(long)]
+    pub json: bool,
+    /// The sentinel, beside which the process listens [env: EGRESS_INIT_SENTINEL] [default: /etc/beacon-code/firewall.ready]
+    #[arg(long, value_name = "PATH")]
+    pub sentinel: Option<PathBuf>,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// What `check` takes.
@@ -98,7 +118,7 @@ pub struct StartArgs {
     /// Allowed destination, such as github.com:22,443 or @github; repeatable [env: EGRESS_INIT_ALLOW, OPENAI_ALLOWED_DOMAINS]
     #[arg(long, value_name = "ENTRY")]
     pub allow: Vec<OsString>,
-    /// How the command resolves names: pinned (from /etc/hosts, port 53 closed) or system (port 53 open to the nameservers: a tunnel) [env: EGRESS_INIT_DNS] [default: pinned; apply: system]
+    /// How the command resolves names: pinned (from /etc/hosts, port 53 closed), proxy (answered here, for the list alone) or system (port 53 open to the nameservers: a tunnel) [env: EGRESS_INIT_DNS] [default: pinned; with --supervise or --watch: proxy; apply: system]
     #[arg(long, value_name = "MODE")]
     pub dns: Option<String>,
     /// Nameserver to ask; repeatable [env: EGRESS_INIT_DNS_UPSTREAM] [default: those of /etc/resolv.conf]
@@ -116,12 +136,49 @@ pub struct StartArgs {
     /// Lock the network even where it is the host's (docker run --network host): all of the host's
     #[arg(long)]
     pub allow_host_network: bool,
+    /// Mode proxy.
+    #[command(flatten)]
+    pub proxy: ProxyArgs,
+    /// The process above the command.
+    #[command(flatten)]
+    pub supervise: SuperviseArgs,
     /// The sentinel and the privileges of a command.
     #[command(flatten)]
     pub run: RunArgs,
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// What mode `proxy` can be told.
+#[derive(Debug, Args)]
+pub struct ProxyArgs {
+    /// Shortest TTL that is believed [env: EGRESS_INIT_DNS_MIN_TTL] [default: 60s]
+    #[arg(long, value_name = "DURATION")]
+    pub dns_min_ttl: Option<String>,
+    /// How much longer than its TTL an address may be reached [env: EGRESS_INIT_DNS_GRACE] [default: 60s]
+    #[arg(long, value_name = "DURATION")]
+    pub dns_grace: Option<String>,
+    /// Queries a second that go out for names which only a wildcard allows [env: EGRESS_INIT_DNS_WILDCARD_RATE] [default: 20]
+    #[arg(long, value_name = "NUMBER")]
+    pub dns_wildcard_rate: Option<String>,
+    /// Octets that may stand in place of a wildcard's * [env: EGRESS_INIT_DNS_WILDCARD_LENGTH] [default: 100]
+    #[arg(long, value_name = "OCTETS")]
+    pub dns_wildcard_length: Option<String>,
+}
+
+/// Whether to stay above the command, and how.
+#[derive(Debug, Args)]
+pub struct SuperviseArgs {
+    /// Stay as PID 1 above the command: pass signals on, reap orphans [env: EGRESS_INIT_SUPERVISE=1]
+    #[arg(long)]
+    pub supervise: bool,
+    /// Who gets the signals: group (the command's process group) or child (the command alone) [env: EGRESS_INIT_FORWARD_TO] [default: group]
+    #[arg(long, value_name = "WHO")]
+    pub forward_to: Option<String>,
+    /// Time from SIGTERM to SIGKILL for processes that outlive the command [env: EGRESS_INIT_KILL_AFTER] [default: 3s]
+    #[arg(long, value_name = "DURATION")]
+    pub kill_after: Option<String>,
 }
 
 /// The sentinel, and what the command may keep.
@@ -188,7 +245,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_yet_is_unknown() {
-        assert!(Cli::try_parse_from(["egress-init", "--supervise", "--", "x"]).is_err());
+    fn the_grace_period_is_said_as_it_is() {
+        let help = Cli::command().render_long_help().to_string();
+        let grace = crate::supervise::DEFAULT_KILL_AFTER.as_secs();
+        let said = format!("EGRESS_INIT_KILL_AFTER] [default: {grace}s]");
+        assert!(help.contains(&said), "{help}");
     }
 }

@@ -6,21 +6,23 @@
 use crate::{
     accounts::{AccountError, UserSpec},
     allowlist::{Source, SourceKind},
-    cli::{LogArgs, RunArgs, StartArgs},
+    cli::{LogArgs, ProxyArgs, RunArgs, StartArgs, SuperviseArgs},
     log,
-    policy::{self, Element},
+    policy::{self, Element, Lifetimes},
     privileges::{KeptCapability, PrivilegeError},
+    proxy::Limits,
     resolve::nameservers::parse_upstream,
     sentinel,
     socket_filter::{Family, SocketFilterError},
     state_dir::StateDir,
+    supervise::{DEFAULT_KILL_AFTER, Options},
 };
 use std::{
     ffi::{OsStr, OsString},
     fmt,
     net::SocketAddr,
     os::unix::ffi::{OsStrExt, OsStringExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
@@ -33,22 +35,32 @@ pub const DEFAULT_ALLOWLIST: &str = "/etc/beacon-code/allowed_domains.txt";
 pub const FALLBACK_ENTRY: &str = "api.openai.com";
 const DEFAULT_RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is longer is a slip of the pen.
-const LONGEST_RESOLVE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+const LONGEST_TIME: Duration = Duration::from_secs(60 * 60);
+
+/// Queries that may come at once below a wildcard, in seconds of its rate.
+const BURST: u32 = 5;
 
 /// The variables of this program's prefix that mean something.
-const VARIABLES: [&str; 13] = [
+const VARIABLES: [&str; 20] = [
     "EGRESS_INIT_ALLOW",
     "EGRESS_INIT_ALLOWLIST",
     "EGRESS_INIT_CORRELATION_ID",
     "EGRESS_INIT_DNS",
+    "EGRESS_INIT_DNS_GRACE",
+    "EGRESS_INIT_DNS_MIN_TTL",
     "EGRESS_INIT_DNS_UPSTREAM",
+    "EGRESS_INIT_DNS_WILDCARD_LENGTH",
+    "EGRESS_INIT_DNS_WILDCARD_RATE",
+    "EGRESS_INIT_FORWARD_TO",
     "EGRESS_INIT_INBOUND",
+    "EGRESS_INIT_KILL_AFTER",
     "EGRESS_INIT_LOG",
     "EGRESS_INIT_LOG_FORMAT",
     "EGRESS_INIT_ON_UNRESOLVED",
     "EGRESS_INIT_RESOLVE_TIMEOUT",
     "EGRESS_INIT_SENTINEL",
     "EGRESS_INIT_STATE_DIR",
+    "EGRESS_INIT_SUPERVISE",
     "EGRESS_INIT_USER",
 ];
 
@@ -66,6 +78,8 @@ pub enum Dns {
     Pinned,
     /// From the configured nameservers, to which port 53 stays open.
     System,
+    /// From a resolver of our own, which answers for the list and puts the addresses in the sets.
+    Proxy,
 }
 
 impl fmt::Display for Dns {
@@ -73,6 +87,7 @@ impl fmt::Display for Dns {
         f.write_str(match self {
             Self::Pinned => "pinned",
             Self::System => "system",
+            Self::Proxy => "proxy",
         })
     }
 }
@@ -84,7 +99,50 @@ impl FromStr for Dns {
         match text {
             "pinned" => Ok(Self::Pinned),
             "system" => Ok(Self::System),
-            _ => Err("is neither pinned nor system"),
+            "proxy" => Ok(Self::Proxy),
+            _ => Err("is neither pinned, system nor proxy"),
+        }
+    }
+}
+
+/// Who asks for a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// The entrypoint.
+    Run,
+    /// `apply`, which stays with `--watch`.
+    Apply {
+        /// Whether it stays.
+        watch: bool,
+    },
+    /// `plan` and `doctor`: what the entrypoint would do.
+    Look,
+}
+
+impl Job {
+    /// The DNS mode where none is named (section 4 of the contract).
+    fn default_dns(self, supervise: bool) -> Dns {
+        match self {
+            Self::Apply { watch: false } => Dns::System,
+            Self::Apply { watch: true } => Dns::Proxy,
+            Self::Run | Self::Look if supervise => Dns::Proxy,
+            Self::Run | Self::Look => Dns::Pinned,
+        }
+    }
+
+    /// What is wrong with a mode here.
+    fn refuses(self, dns: Dns, supervise: bool) -> Option<&'static str> {
+        match (self, dns) {
+            (Self::Run, Dns::Proxy) if !supervise => {
+                Some("`proxy` needs a process that stays: add --supervise")
+            }
+            (Self::Apply { watch: false }, Dns::Proxy) => {
+                Some("`proxy` needs a process that stays: add --watch")
+            }
+            (Self::Apply { watch: true }, Dns::Pinned | Dns::System) => {
+                Some("--watch is for `proxy` alone: leave out --watch, or --dns")
+            }
+            _ => None,
         }
     }
 }
@@ -119,6 +177,23 @@ pub enum Lists {
     Default,
 }
 
+impl Lists {
+    /// The files among them, whether they exist or not.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Default => vec![DEFAULT_ALLOWLIST.into()],
+            Self::Given(lists) => lists
+                .iter()
+                .filter_map(|list| match list {
+                    List::File(path) => Some(path.clone()),
+                    List::Text(_) => None,
+                })
+                .collect(),
+        }
+    }
+}
+
 /// One source of entries.
 #[derive(Clone, Debug)]
 pub enum List {
@@ -143,6 +218,12 @@ pub struct StartConfig {
     pub on_unresolved: OnUnresolved,
     /// Connections to let in.
     pub inbound: Vec<Element>,
+    /// How long answers count in mode `proxy`.
+    pub lifetimes: Lifetimes,
+    /// What one command can make the resolver of mode `proxy` do.
+    pub limits: Limits,
+    /// How to stay above the command, if at all.
+    pub supervise: Option<Options>,
     /// What the command may keep.
     pub run: RunConfig,
 }
@@ -195,40 +276,72 @@ pub struct InvalidSettings(pub Vec<Setting>);
 
 /// The path of the sentinel: known before anything can be wrong with the rest.
 #[must_use]
-pub fn sentinel(args: &RunArgs, environment: Environment) -> PathBuf {
+pub fn sentinel(option: Option<&Path>, environment: Environment) -> PathBuf {
     let reader = Reader {
         environment,
         wrong: Vec::new(),
     };
-    let path = args.sentinel.clone();
+    let path = option.map(Path::to_owned);
     path.or_else(|| reader.variable("EGRESS_INIT_SENTINEL").map(PathBuf::from))
         .unwrap_or_else(|| sentinel::DEFAULT_PATH.into())
 }
 
-/// The configuration of the entrypoint, `apply` (with `default_dns` system) and `plan`.
+/// Whether to stay above the command: known before anything can be wrong with the rest, because
+/// signals are blocked first.
+#[must_use]
+pub fn is_supervised(args: &SuperviseArgs, environment: Environment) -> bool {
+    let mut reader = Reader {
+        environment,
+        wrong: Vec::new(),
+    };
+    reader.supervise(args).is_some()
+}
+
+/// That a subcommand without a command is not to supervise one. The variables may be those of an
+/// image that has both.
+pub fn unsupervised(args: &SuperviseArgs) -> Result<(), InvalidSettings> {
+    let wrong: Vec<_> = given(args)
+        .into_iter()
+        .map(|name| Setting {
+            name,
+            problem: "there is no command here".into(),
+        })
+        .collect();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(InvalidSettings(wrong))
+}
+
+/// The options of supervising that are there.
+fn given(args: &SuperviseArgs) -> Vec<&'static str> {
+    [
+        ("--supervise", args.supervise),
+        ("--forward-to", args.forward_to.is_some()),
+        ("--kill-after", args.kill_after.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(name, given)| given.then_some(name))
+    .collect()
+}
+
+/// The configuration of a start, or of what looks like one.
 pub fn start(
     args: &StartArgs,
     environment: Environment,
-    default_dns: Dns,
+    job: Job,
 ) -> Result<StartConfig, InvalidSettings> {
     let mut reader = Reader {
         environment,
         wrong: Vec::new(),
     };
-    let dns = reader.one(args.dns.as_deref(), "--dns", Some("EGRESS_INIT_DNS"), parse);
     let timeout = reader.one(
         args.resolve_timeout.as_deref(),
         "--resolve-timeout",
         Some("EGRESS_INIT_RESOLVE_TIMEOUT"),
-        |text| match humantime::parse_duration(text) {
-            Ok(time) if time.is_zero() => Err(format!("`{text}` leaves no time")),
-            Ok(time) if time > LONGEST_RESOLVE_TIMEOUT => {
-                Err(format!("`{text}` is longer than an hour"))
-            }
-            Ok(time) => Ok(time),
-            Err(error) => Err(format!(
-                "`{text}` is no duration such as 10s or 500ms: {error}"
-            )),
+        |text| match duration(text)? {
+            time if time.is_zero() => Err(format!("`{text}` leaves no time")),
+            time => Ok(time),
         },
     );
     let on_unresolved = reader.one(
@@ -250,14 +363,24 @@ pub fn start(
         |text| policy::parse_inbound(text).map_err(|e| with_remedy(&e, e.remedy())),
     );
     let lists = reader.lists(args);
+    let mut supervise = reader.supervise(&args.supervise);
+    let dns = reader.dns(args, job, supervise.is_some());
+    if let Some(options) = &mut supervise {
+        // A policy that can be read again; else the signal is the command's.
+        options.reload_on_hangup = dns == Dns::Proxy;
+    }
+    let (lifetimes, limits) = reader.proxy(&args.proxy);
     let run = reader.run(&args.run, &STATE_DIR_VARIABLES);
     reader.finish(StartConfig {
         lists,
-        dns: dns.unwrap_or(default_dns),
+        dns,
         upstreams,
         resolve_timeout: timeout.unwrap_or(DEFAULT_RESOLVE_TIMEOUT),
         on_unresolved: on_unresolved.unwrap_or(OnUnresolved::Fail),
         inbound: policy::disjoint(inbound.into_iter().flatten()),
+        lifetimes,
+        limits,
+        supervise,
         run,
     })
 }
@@ -472,6 +595,107 @@ impl Reader<'_> {
         None
     }
 
+    fn dns(&mut self, args: &StartArgs, job: Job, supervise: bool) -> Dns {
+        let option = args.dns.as_deref();
+        let variable = "EGRESS_INIT_DNS";
+        let named = self.one(option, "--dns", Some(variable), parse);
+        let dns = named.unwrap_or_else(|| job.default_dns(supervise));
+        if let Some(problem) = job.refuses(dns, supervise) {
+            self.wrong.push(Setting {
+                name: if option.is_some() { "--dns" } else { variable },
+                problem: problem.to_owned(),
+            });
+        }
+        dns
+    }
+
+    fn proxy(&mut self, args: &ProxyArgs) -> (Lifetimes, Limits) {
+        let mut lifetimes = Lifetimes::default();
+        let mut limits = Limits::default();
+        for (option, name, variable, value) in [
+            (
+                &args.dns_min_ttl,
+                "--dns-min-ttl",
+                "EGRESS_INIT_DNS_MIN_TTL",
+                &mut lifetimes.floor,
+            ),
+            (
+                &args.dns_grace,
+                "--dns-grace",
+                "EGRESS_INIT_DNS_GRACE",
+                &mut lifetimes.grace,
+            ),
+        ] {
+            let given = self.one(option.as_deref(), name, Some(variable), duration);
+            *value = given.unwrap_or(*value);
+        }
+        let number = |text: &str| match text.parse::<u32>() {
+            Ok(number @ 1..=100_000) => Ok(number),
+            _ => Err(format!("`{text}` is no number from 1 to 100000")),
+        };
+        let rate = self.one(
+            args.dns_wildcard_rate.as_deref(),
+            "--dns-wildcard-rate",
+            Some("EGRESS_INIT_DNS_WILDCARD_RATE"),
+            number,
+        );
+        if let Some(rate) = rate {
+            limits.wildcard_rate = rate;
+            limits.wildcard_burst = rate.saturating_mul(BURST);
+        }
+        let length = self.one(
+            args.dns_wildcard_length.as_deref(),
+            "--dns-wildcard-length",
+            Some("EGRESS_INIT_DNS_WILDCARD_LENGTH"),
+            |text| match text.parse::<usize>() {
+                Ok(length @ 1..=253) => Ok(length),
+                _ => Err(format!("`{text}` is no number from 1 to 253")),
+            },
+        );
+        limits.wildcard_length = length.unwrap_or(limits.wildcard_length);
+        (lifetimes, limits)
+    }
+
+    fn supervise(&mut self, args: &SuperviseArgs) -> Option<Options> {
+        let option = args.supervise.then_some("1");
+        let name = "--supervise";
+        let stays = self.one(
+            option,
+            name,
+            Some("EGRESS_INIT_SUPERVISE"),
+            |text| match text.to_ascii_lowercase().as_str() {
+                "1" | "true" | "yes" | "on" => Ok(true),
+                "0" | "false" | "no" | "off" => Ok(false),
+                _ => Err(format!("`{text}` is neither 1 nor 0")),
+            },
+        );
+        let forward_to = self.one(
+            args.forward_to.as_deref(),
+            "--forward-to",
+            Some("EGRESS_INIT_FORWARD_TO"),
+            parse,
+        );
+        let kill_after = self.one(
+            args.kill_after.as_deref(),
+            "--kill-after",
+            Some("EGRESS_INIT_KILL_AFTER"),
+            duration,
+        );
+        if !stays.unwrap_or(false) {
+            self.wrong
+                .extend(given(args).into_iter().map(|name| Setting {
+                    name,
+                    problem: "means nothing without --supervise".into(),
+                }));
+            return None;
+        }
+        Some(Options {
+            forward_to: forward_to.unwrap_or_default(),
+            kill_after: kill_after.unwrap_or(DEFAULT_KILL_AFTER),
+            reload_on_hangup: false,
+        })
+    }
+
     fn run(&mut self, args: &RunArgs, state_dir_variables: &[&'static str]) -> RunConfig {
         RunConfig {
             state_dir: self.state_dir(args, state_dir_variables),
@@ -523,6 +747,16 @@ fn parse<T: FromStr<Err = &'static str>>(text: &str) -> Result<T, String> {
         .map_err(|problem| format!("`{text}` {problem}"))
 }
 
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time > LONGEST_TIME => Err(format!("`{text}` is longer than an hour")),
+        Ok(time) => Ok(time),
+        Err(error) => Err(format!(
+            "`{text}` is no duration such as 10s or 500ms: {error}"
+        )),
+    }
+}
+
 fn with_remedy(error: &dyn std::error::Error, remedy: Option<String>) -> String {
     match remedy {
         Some(remedy) => format!("{error}; {remedy}"),
@@ -535,7 +769,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::cli::Cli;
+    use crate::{cli::Cli, supervise::ForwardTo};
     use clap::Parser;
     use std::collections::HashMap;
 
@@ -549,7 +783,7 @@ mod tests {
         start(
             &cli.start,
             &|name| variables.get(name).map(Into::into),
-            Dns::Pinned,
+            Job::Run,
         )
     }
 
@@ -595,7 +829,10 @@ mod tests {
         ];
         assert_eq!(labels(&[], &empty), ["default"]);
         let cli = Cli::try_parse_from(["egress-init", "--", "true"]).unwrap();
-        let path = super::sentinel(&cli.start.run, &|_| Some(OsString::new()));
+        let path = super::sentinel(
+            cli.start.run.sentinel.as_deref(),
+            &|_| Some(OsString::new()),
+        );
         assert_eq!(path.to_str(), Some(sentinel::DEFAULT_PATH));
     }
 
@@ -631,14 +868,7 @@ mod tests {
 
     #[test]
     fn everything_wrong_is_named_at_once_by_option_or_variable() {
-        let options = [
-            "--dns",
-            "proxy",
-            "--keep-cap",
-            "CAP_NET_RAW",
-            "--user",
-            ":1",
-        ];
+        let options = ["--dns", "prxy", "--keep-cap", "CAP_NET_RAW", "--user", ":1"];
         let variables = [
             ("EGRESS_INIT_RESOLVE_TIMEOUT", "18446744073709551615s"),
             ("EGRESS_INIT_INBOUND", "99999"),
@@ -660,8 +890,116 @@ mod tests {
         );
         assert_eq!(
             wrong[0].to_string(),
-            "--dns: `proxy` is neither pinned nor system"
+            "--dns: `prxy` is neither pinned, system nor proxy"
         );
+    }
+
+    #[test]
+    fn each_job_has_its_dns_mode() {
+        let dns = |options: &[&str], job| {
+            let words = ["egress-init"].iter().chain(options).chain(&["--", "true"]);
+            let cli = Cli::try_parse_from(words).unwrap();
+            start(&cli.start, &|_| None, job).map(|config| config.dns)
+        };
+        let [once, watch] = [false, true].map(|watch| Job::Apply { watch });
+        for (options, job, expected) in [
+            (&[][..], Job::Run, Some(Dns::Pinned)),
+            (&["--supervise"], Job::Run, Some(Dns::Proxy)),
+            (
+                &["--supervise", "--dns", "pinned"],
+                Job::Run,
+                Some(Dns::Pinned),
+            ),
+            (&["--dns", "proxy"], Job::Run, None),
+            (&["--dns", "proxy"], Job::Look, Some(Dns::Proxy)),
+            (&[], once, Some(Dns::System)),
+            (&["--dns", "proxy"], once, None),
+            (&[], watch, Some(Dns::Proxy)),
+            (&["--dns", "pinned"], watch, None),
+        ] {
+            assert_eq!(dns(options, job).ok(), expected, "{options:?} {job:?}");
+        }
+    }
+
+    #[test]
+    fn lifetimes_and_limits_are_numbers_within_bounds() {
+        let config = parsed(
+            &[
+                "--supervise",
+                "--dns-min-ttl",
+                "5s",
+                "--dns-wildcard-rate",
+                "7",
+            ],
+            &[
+                ("EGRESS_INIT_DNS_GRACE", "1s"),
+                ("EGRESS_INIT_DNS_WILDCARD_LENGTH", "63"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.lifetimes.floor, Duration::from_secs(5));
+        assert_eq!(config.lifetimes.grace, Duration::from_secs(1));
+        assert_eq!(config.limits.wildcard_rate, 7);
+        assert_eq!(config.limits.wildcard_burst, 35);
+        assert_eq!(config.limits.wildcard_length, 63);
+        for option in [
+            "--dns-wildcard-rate",
+            "--dns-wildcard-length",
+            "--dns-grace",
+        ] {
+            for value in ["0x", "-1", "999999"] {
+                assert!(
+                    parsed(&[&format!("{option}={value}")], &[]).is_err(),
+                    "{option} {value}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn supervising_is_asked_for_by_option_or_variable() {
+        let stays = |options: &[&str], variables: &[(&str, &str)]| {
+            parsed(options, variables).unwrap().supervise
+        };
+        assert_eq!(stays(&[], &[]), None);
+        assert_eq!(stays(&[], &[("EGRESS_INIT_SUPERVISE", "0")]), None);
+        let default = Options {
+            forward_to: ForwardTo::Group,
+            kill_after: DEFAULT_KILL_AFTER,
+            reload_on_hangup: true,
+        };
+        assert_eq!(stays(&["--supervise"], &[]), Some(default));
+        assert_eq!(stays(&[], &[("EGRESS_INIT_SUPERVISE", "1")]), Some(default));
+        let variables = [
+            ("EGRESS_INIT_SUPERVISE", "true"),
+            ("EGRESS_INIT_FORWARD_TO", "group"),
+            ("EGRESS_INIT_KILL_AFTER", "0s"),
+        ];
+        let all = Options {
+            forward_to: ForwardTo::Child,
+            kill_after: Duration::ZERO,
+            ..default
+        };
+        assert_eq!(stays(&["--forward-to", "child"], &variables), Some(all));
+        // The variables of an image that is run without it.
+        assert_eq!(stays(&[], &variables[1..]), None);
+    }
+
+    #[test]
+    fn what_needs_supervising_says_so() {
+        for (options, variables, name) in [
+            (&["--kill-after", "1s"][..], &[][..], "--kill-after"),
+            (&["--forward-to", "child"], &[], "--forward-to"),
+            (
+                &[],
+                &[("EGRESS_INIT_SUPERVISE", "maybe")],
+                "EGRESS_INIT_SUPERVISE",
+            ),
+            (&["--supervise", "--kill-after", "2h"], &[], "--kill-after"),
+        ] {
+            let InvalidSettings(wrong) = parsed(options, variables).unwrap_err();
+            assert_eq!(wrong.first().map(|setting| setting.name), Some(name));
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::{
     command::CommandError,
     config::InvalidSettings,
     host_network::HostNetwork,
+    keeper::NoStatus,
     launch::LaunchError,
     links::LinksError,
     nft::NftError,
@@ -21,6 +22,18 @@ use crate::{
 };
 use std::{borrow::Cow, fmt, io, net::IpAddr, path::PathBuf};
 use thiserror::Error;
+
+/// An error and its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut report = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        report.push_str(": ");
+        report.push_str(&error.to_string());
+        source = error.source();
+    }
+    report
+}
 
 /// Why an allowed name has no address.
 #[derive(Debug, Error)]
@@ -82,6 +95,18 @@ impl UnresolvedNames {
              network, or list addresses instead of names"
                 .to_owned()
         })
+    }
+}
+
+/// The usual reasons why port 53 is not to be had.
+fn listen_remedy(error: &io::Error) -> Option<String> {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => Some(
+            "end the DNS server that listens on loopback or on every address of this network namespace, or choose --dns pinned"
+                .to_owned(),
+        ),
+        io::ErrorKind::PermissionDenied => Some("run with --cap-add=NET_BIND_SERVICE".to_owned()),
+        _ => None,
     }
 }
 
@@ -155,6 +180,27 @@ pub enum Error {
         "the command would run as uid 0, to which --dns system leaves port 53 of any server open here"
     )]
     RootWithOpenDns,
+    /// The resolver cannot be told from the command.
+    #[error(
+        "the command would run as uid {uid} and gid {gid}, as the resolver of --dns proxy does: its queries would pass for the resolver's"
+    )]
+    SharesResolver {
+        /// The user of both.
+        uid: u32,
+        /// The group of both.
+        gid: u32,
+    },
+    /// What forwards for Docker cannot be told from the command.
+    #[error(
+        "the command would run as uid 0 and gid 0, as the resolver on loopback ({0}) does when it forwards: its queries would pass"
+    )]
+    SharesForwarder(IpAddr),
+    /// Port 53 of loopback.
+    #[error("cannot listen for DNS queries on port 53 of loopback")]
+    Listen(#[source] io::Error),
+    /// `status`.
+    #[error(transparent)]
+    Status(#[from] NoStatus),
     /// A signal.
     #[error("{} ended the start", .0.name())]
     Interrupted(Interruption),
@@ -200,6 +246,14 @@ impl Error {
             Self::StartLock(error) => error.remedy(),
             Self::StateDir(error) => error.remedy(),
             Self::HostNetwork(error) => error.remedy(),
+            Self::Status(error) => error.remedy(),
+            Self::SharesResolver { .. } => Some(
+                "name another user with --user, or run with --cap-add=SETGID, which gives the resolver a group of its own".to_owned(),
+            ),
+            Self::SharesForwarder(_) => Some(
+                "run the command as another user with --user, or name servers elsewhere with --dns-upstream".to_owned(),
+            ),
+            Self::Listen(error) => listen_remedy(error),
             Self::RootWithOpenDns => Some(
                 "run the command as another user with --user, name the servers with --dns-upstream, or choose --dns pinned".to_owned(),
             ),
@@ -209,14 +263,7 @@ impl Error {
     /// What failed, on what, and why.
     #[must_use]
     pub fn chain(&self) -> String {
-        let mut report = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(error) = source {
-            report.push_str(": ");
-            report.push_str(&error.to_string());
-            source = error.source();
-        }
-        report
+        chain(self)
     }
 
     /// The line for a person: the same, and what to do about it.

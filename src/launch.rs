@@ -18,11 +18,15 @@
 //!                                       exec
 //! remove the sentinel, report      ◄──  or an error
 //! ```
+//!
+//! With `--supervise` a forked child takes the place of the second thread, and this process stays:
+//! [`crate::supervise`]. The steps are these same functions.
 
 use crate::command::Command;
 use crate::privileges::{PrivilegeError, Privileges};
 use crate::sentinel::{Place, PlaceError, Sentinel};
 use crate::sys::process;
+use caps::CapsHashSet;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use std::convert::Infallible;
@@ -50,6 +54,19 @@ pub enum LaunchError {
         /// The reason.
         source: io::Error,
     },
+    /// The child that was to become the command says why it did not.
+    #[error("{report}")]
+    InChild {
+        /// What failed, on what, and why.
+        report: String,
+        /// What the user can do about it.
+        remedy: Option<String>,
+        /// The exit code that goes with it.
+        exit_code: u8,
+    },
+    /// The child that was to become the command ended without a word.
+    #[error("the child process that was to become the command was ended before it could")]
+    ChildLost,
     /// SIGTERM or SIGINT came before exec.
     #[error("stopped by {0}")]
     Interrupted(Signal),
@@ -80,7 +97,8 @@ impl LaunchError {
             Self::Interrupted(Signal::SIGINT) => 130,
             Self::Interrupted(_) => 143,
             Self::SentinelLeft { launch, .. } => launch.exit_code(),
-            Self::Privileges(_) | Self::Publish(_) | Self::SetUp { .. } => 125,
+            Self::InChild { exit_code, .. } => *exit_code,
+            Self::Privileges(_) | Self::Publish(_) | Self::SetUp { .. } | Self::ChildLost => 125,
         }
     }
 
@@ -90,9 +108,10 @@ impl LaunchError {
         match self {
             Self::Privileges(error) => error.remedy(),
             Self::Publish(error) => error.remedy(),
-            Self::SetUp { .. } => {
+            Self::SetUp { .. } | Self::ChildLost => {
                 Some("raise the container's limits on processes and memory".to_owned())
             }
+            Self::InChild { remedy, .. } => remedy.clone(),
             Self::Interrupted(_) => None,
             Self::Exec { path, source } => exec_remedy(path, source),
             Self::SentinelLeft { .. } => Some("remove the sentinel by hand".to_owned()),
@@ -135,6 +154,52 @@ pub fn launch(
     ready: impl FnOnce(),
 ) -> LaunchError {
     let Err(launch) = try_launch(command, privileges, sentinel, kept, ready);
+    withdraw(sentinel, launch)
+}
+
+fn try_launch(
+    command: &Command,
+    privileges: &Privileges,
+    sentinel: Option<(&Place, &Sentinel)>,
+    kept: Option<BorrowedFd<'_>>,
+    ready: impl FnOnce(),
+) -> Result<Infallible, LaunchError> {
+    get_ready(privileges, &CapsHashSet::new(), sentinel, ready)?;
+    thread::scope(|scope| {
+        let becoming = thread::Builder::new()
+            .name("exec".to_owned())
+            .spawn_scoped(scope, || {
+                become_command(command, privileges, kept, || Ok(()))
+            })
+            .map_err(set_up("start a thread"))?;
+        becoming
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// The first column above, up to its thread. `beside` is what this process needs of its own.
+pub(crate) fn get_ready(
+    privileges: &Privileges,
+    beside: &CapsHashSet,
+    sentinel: Option<(&Place, &Sentinel)>,
+    ready: impl FnOnce(),
+) -> Result<(), LaunchError> {
+    // From here to exec a signal waits, so that none ends the process with the sentinel in place.
+    SigSet::all()
+        .thread_block()
+        .map_err(set_up("block signals"))?;
+    privileges.check_attainable()?;
+    privileges.confine(beside)?;
+    if let Some((place, sentinel)) = sentinel {
+        place.publish(sentinel)?;
+    }
+    ready();
+    Ok(())
+}
+
+/// The end of the first column: after a failure there is no sentinel.
+pub(crate) fn withdraw(sentinel: Option<(&Place, &Sentinel)>, launch: LaunchError) -> LaunchError {
     let removed = sentinel.map_or(Ok(()), |(place, _)| place.remove());
     match removed {
         Ok(()) => launch,
@@ -145,48 +210,17 @@ pub fn launch(
     }
 }
 
-fn try_launch(
-    command: &Command,
-    privileges: &Privileges,
-    sentinel: Option<(&Place, &Sentinel)>,
-    kept: Option<BorrowedFd<'_>>,
-    ready: impl FnOnce(),
-) -> Result<Infallible, LaunchError> {
-    // From here to exec a signal waits, so that none ends the process with the sentinel in place.
-    SigSet::all()
-        .thread_block()
-        .map_err(set_up("block signals"))?;
-    privileges.check_attainable()?;
-    privileges.confine()?;
-    if let Some((place, sentinel)) = sentinel {
-        place.publish(sentinel)?;
-    }
-    ready();
-    thread::scope(|scope| {
-        let becoming = thread::Builder::new()
-            .name("exec".to_owned())
-            .spawn_scoped(scope, || become_command(command, privileges, kept))
-            .map_err(set_up("start a thread"))?;
-        becoming
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
-/// The second column above.
-fn become_command(
+/// The second column above. `tie` is called after the last change of credentials.
+pub(crate) fn become_command(
     command: &Command,
     privileges: &Privileges,
     kept: Option<BorrowedFd<'_>>,
+    tie: impl FnOnce() -> Result<(), LaunchError>,
 ) -> Result<Infallible, LaunchError> {
     privileges.drop_all()?;
     process::close_on_exec_above_2(kept).map_err(set_up("close file descriptors at exec"))?;
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        // As PID 1 the process would lose it below: default dispositions do not end an init.
-        if process::is_pending(signal).map_err(set_up("look at pending signals"))? {
-            return Err(LaunchError::Interrupted(signal));
-        }
-    }
+    tie()?;
+    check_interrupted()?;
     process::reset_dispositions().map_err(set_up("reset signal dispositions"))?;
     SigSet::empty()
         .thread_set_mask()
@@ -196,6 +230,16 @@ fn become_command(
         .thread_block()
         .map_err(set_up("block signals"))?;
     Err(error)
+}
+
+/// As PID 1 the process would lose such a signal at exec: default dispositions do not end an init.
+pub(crate) fn check_interrupted() -> Result<(), LaunchError> {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        if process::is_pending(signal).map_err(set_up("look at pending signals"))? {
+            return Err(LaunchError::Interrupted(signal));
+        }
+    }
+    Ok(())
 }
 
 /// Tries one file after the other, as execvp(3) does: what this user may not execute, or what is
@@ -220,7 +264,7 @@ fn execute(command: &Command) -> LaunchError {
     })
 }
 
-fn set_up<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> LaunchError {
+pub(crate) fn set_up<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> LaunchError {
     move |source| LaunchError::SetUp {
         what,
         source: source.into(),

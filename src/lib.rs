@@ -10,6 +10,7 @@
 //! | policy → ruleset | [`ruleset`] | the table as plain data; prints as nft text |
 //! | ruleset → kernel | [`nft`] | one transaction, acknowledged and read back |
 //! | kernel → command | [`privileges`], [`sentinel`], [`launch`] | nothing kept, the proof published, exec |
+//! | command → exit code | [`supervise`] | with `--supervise`: signals passed on, orphans reaped |
 //!
 //! [`commands`] tells these steps as stories, one for each subcommand; [`cli`] and [`config`] say
 //! what the user wants; [`sys`] holds every line of `unsafe`.
@@ -40,6 +41,8 @@ pub mod doctor;
 pub mod error;
 mod file;
 pub mod host_network;
+mod inputs;
+pub mod keeper;
 pub mod launch;
 pub mod links;
 pub mod log;
@@ -47,6 +50,7 @@ pub mod nft;
 pub mod policy;
 pub mod port;
 pub mod privileges;
+pub mod proxy;
 pub mod resolve;
 pub mod ruleset;
 pub mod sentinel;
@@ -55,4 +59,6 @@ pub mod signals;
 pub mod socket_filter;
 pub mod start_lock;
 pub mod state_dir;
+pub mod status;
+pub mod supervise;
 pub mod sys;

@@ -18,13 +18,15 @@ fn main() -> ExitCode {
     };
     let outcome = match cli.action {
         None => commands::run(&cli.start, &cli.command),
-        Some(Action::Apply { start }) => commands::apply(&start),
+        Some(Action::Apply { watch, start }) => commands::apply(&start, watch),
         Some(Action::Check(args)) => commands::check(&args),
         Some(Action::Doctor { json, start }) => commands::doctor(&start, json),
+        Some(Action::Status(args)) => commands::status(&args),
         Some(Action::Plan { json, start }) => commands::plan(&start, json),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Ended(exit_code)) => ExitCode::from(exit_code),
         Ok(Outcome::NotVerified) => ExitCode::FAILURE,
         Err(error) => {
             let exit_code = error.exit_code();

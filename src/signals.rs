@@ -11,6 +11,34 @@ use nix::sys::{
 use std::io;
 use tokio::io::unix::AsyncFd;
 
+/// The signals that a thread raises by a mistake of its own. To block them would only turn its end
+/// into another one, and nobody else has reason to send them.
+const FAULTS: [Signal; 7] = [
+    Signal::SIGABRT,
+    Signal::SIGBUS,
+    Signal::SIGFPE,
+    Signal::SIGILL,
+    Signal::SIGSEGV,
+    Signal::SIGSYS,
+    Signal::SIGTRAP,
+];
+
+/// Every signal that can be blocked, but for faults: what a supervisor reads from a descriptor.
+#[must_use]
+pub fn supervised() -> SigSet {
+    let mut set = SigSet::all();
+    for fault in FAULTS {
+        set.remove(fault);
+    }
+    set
+}
+
+/// Blocks them all, before anything else: none that arrives during the start is lost, the command
+/// gets it afterwards.
+pub fn block_supervised() -> io::Result<()> {
+    Ok(supervised().thread_set_mask()?)
+}
+
 /// What ended the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interruption {

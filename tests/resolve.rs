@@ -48,7 +48,17 @@ fn upstreams(servers: &[SocketAddr], search: &str) -> Upstreams {
     Upstreams::new(ResolvConf::parse(conf.as_bytes()), servers)
 }
 
-fn run(names: &[Name], upstreams: &Upstreams, deadline: Duration) -> Vec<(Name, Answer)> {
+/// The addresses without their TTL.
+type Addresses = Result<Vec<IpAddr>, Unresolved>;
+
+fn run(names: &[Name], upstreams: &Upstreams, deadline: Duration) -> Vec<(Name, Addresses)> {
+    let answers = run_with_ttl(names, upstreams, deadline).into_iter();
+    answers
+        .map(|(name, answer)| (name, answer.map(|resolved| resolved.addresses)))
+        .collect()
+}
+
+fn run_with_ttl(names: &[Name], upstreams: &Upstreams, deadline: Duration) -> Vec<(Name, Answer)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -57,11 +67,11 @@ fn run(names: &[Name], upstreams: &Upstreams, deadline: Duration) -> Vec<(Name, 
 }
 
 /// One name, asked of these servers.
-fn ask(name: &str, servers: &[&DnsServer]) -> Answer {
+fn ask(name: &str, servers: &[&DnsServer]) -> Addresses {
     ask_within(name, servers, LONG)
 }
 
-fn ask_within(name: &str, servers: &[&DnsServer], deadline: Duration) -> Answer {
+fn ask_within(name: &str, servers: &[&DnsServer], deadline: Duration) -> Addresses {
     let addresses: Vec<_> = servers.iter().map(|server| server.addresses()[0]).collect();
     let mut answers = run(&names(&[name]), &upstreams(&addresses, ""), deadline);
     assert_eq!(answers.len(), 1);
@@ -70,7 +80,7 @@ fn ask_within(name: &str, servers: &[&DnsServer], deadline: Duration) -> Answer 
 
 // It stands where an answer does.
 #[allow(clippy::unnecessary_wraps)]
-fn addresses(list: &[&str]) -> Answer {
+fn addresses(list: &[&str]) -> Addresses {
     Ok(list
         .iter()
         .map(|address| address.parse().unwrap())
@@ -124,6 +134,23 @@ fn both_families_sorted_and_each_once() {
     let server = start(zone());
     assert_eq!(ask(NAME, &[&server]), addresses(&BOTH));
     assert_eq!(asked(&server), over_udp(&[(NAME, "A"), (NAME, "AAAA")]));
+}
+
+/// Of both families, and of the aliases on the way.
+#[test]
+fn the_least_ttl_is_the_answers() {
+    let zone = zone().ttl(NAME, 300).cname("www.example.org", NAME);
+    let server = start(zone.clone().ttl("www.example.org", 20));
+    let ttl = |name| {
+        let upstreams = upstreams(server.addresses(), "");
+        let mut answers = run_with_ttl(&names(&[name]), &upstreams, LONG);
+        answers.remove(0).1.unwrap().ttl
+    };
+    assert_eq!(ttl(NAME), Duration::from_secs(300));
+    assert_eq!(ttl("www.example.org"), Duration::from_secs(20));
+    // With its highest bit set it is none (RFC 2181 section 8).
+    server.change(zone.ttl(NAME, 0x8000_0001));
+    assert_eq!(ttl(NAME), Duration::ZERO);
 }
 
 #[test]

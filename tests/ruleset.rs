@@ -5,14 +5,15 @@
 
 use egress_init::{
     allowlist::{self, Accept, Source, SourceKind},
-    policy::{self, Answers, Nameservers},
-    ruleset,
+    policy::{self, Answers, Ledger, Nameservers, ledger::lifetime},
+    ruleset::{self, Dns, Proxy, SocketOwner},
 };
 use proptest::prelude::*;
 use std::{
     io::Write,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 /// What nft says of a text, or nothing where it takes it.
@@ -106,7 +107,45 @@ proptest! {
             servers: [SocketAddr::from(([192, 0, 2, 53], 53))].into(),
             unknown,
         });
-        let text = ruleset::enforced(&decision.policy, nameservers.as_ref()).to_string();
+        let text = ruleset::enforced(&decision.policy, nameservers.as_ref().map_or(Dns::Closed, Dns::Servers)).to_string();
+        prop_assert_eq!(complaint_of_nft(&text), None, "{}", text);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn nft_takes_the_text_of_any_ledger(
+        list in list(),
+        answers in prop::collection::vec((answer(), 0_u64..200_000), 4),
+        forwarder in any::<bool>(),
+        unknown in any::<bool>(),
+    ) {
+        let list = format!("{list}*.z.example:22-25,443\n");
+        let source = Source { label: "list".into(), text: list.into_bytes(), kind: SourceKind::Lines };
+        let list = allowlist::parse(&[source], Accept { wildcards: true }).unwrap();
+        let now = Instant::now();
+        let mut ledger = Ledger::new(&list, &[], &[]);
+        for (name, (addresses, ttl)) in ["a", "b", "c", "other.z"].iter().zip(answers) {
+            let name = format!("{name}.example").parse().unwrap();
+            let until = now + lifetime(Duration::from_secs(ttl));
+            ledger.answer(&name, &addresses, until, now);
+            ledger.refuse(&name, &addresses);
+        }
+        let nameservers = Nameservers {
+            servers: [SocketAddr::from(([192, 0, 2, 53], 53))].into(),
+            unknown,
+        };
+        let proxy = Proxy {
+            nameservers: &nameservers,
+            resolver: SocketOwner { uid: 0, gid: Some(4_000_000_000) },
+            forwarder,
+            generation: ledger.generation(),
+            names: &ledger.names(now),
+            past: &ledger.past(now),
+        };
+        let text = ruleset::enforced(&ledger.policy(), Dns::Proxy(&proxy)).to_string();
         prop_assert_eq!(complaint_of_nft(&text), None, "{}", text);
     }
 }
@@ -119,7 +158,7 @@ fn nft_takes_the_lock_and_refuses_nonsense() {
     };
     for lock in [
         ruleset::locked(None),
-        ruleset::locked(Some((&nameservers, &[0, 1000]))),
+        ruleset::locked(Some((&nameservers, &[0, 1000].map(SocketOwner::user)))),
     ] {
         assert_eq!(complaint_of_nft(&lock.to_string()), None);
     }

@@ -5,6 +5,7 @@
 //! and with the answers of DNS, is for [`crate::policy`] to say.
 
 mod entry;
+mod lookup;
 mod name;
 pub(crate) mod network;
 pub(crate) mod problem;
@@ -13,6 +14,7 @@ pub(crate) mod services;
 mod shipped;
 
 pub use entry::{Entry, Target};
+pub use lookup::{Allowed, Lookup, Origin};
 pub use name::Name;
 pub use problem::{InvalidAllowlist, Mistake, Problem};
 pub use scan::split_list;

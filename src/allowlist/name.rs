@@ -2,7 +2,12 @@
 
 use super::problem::{Flaw, Piece, Problem};
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
-use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
+use std::{
+    borrow::{Borrow, Cow},
+    fmt,
+    str::FromStr,
+    sync::Arc,
+};
 
 /// The most octets between two dots, and in a whole name without its last dot (RFC 1035 section
 /// 2.3.4).
@@ -138,6 +143,13 @@ pub(super) fn ends_in_number(name: &str) -> bool {
     match hexadecimal {
         Some(digits) => digits.bytes().all(|octet| octet.is_ascii_hexdigit()),
         None => !last.is_empty() && last.bytes().all(|octet| octet.is_ascii_digit()),
+    }
+}
+
+/// It hashes and compares as its text, so that a map of names can be asked for a part of one.
+impl Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -38,6 +38,9 @@ impl Services {
     /// What is in either.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
+        if other.is_empty() {
+            return self.clone();
+        }
         self.iter().chain(other.iter()).collect()
     }
 

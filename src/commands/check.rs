@@ -15,7 +15,7 @@ use tracing::warn;
 
 /// Verifies, and executes the command if there is one.
 pub fn check(args: &CheckArgs, environment: Environment<'_>) -> Result<Outcome, Error> {
-    let path = config::sentinel(&args.run, environment);
+    let path = config::sentinel(args.run.sentinel.as_deref(), environment);
     let result = check::firewall_ready(&path);
     let is_bypassed = check::is_bypassed();
     let port = args.tcp.map_or(Ok(()), port::accepts);

@@ -1,11 +1,12 @@
 //! `doctor`: is this container ready for production?
 
-use super::{Outcome, inputs, print};
+use super::{Outcome, print};
 use crate::{
     cli::StartArgs,
-    config::{self, Dns, Environment, StartConfig},
+    config::{self, Environment, Job, StartConfig},
     doctor::{self, gather},
     error::Error,
+    inputs,
 };
 
 /// Looks, judges and prints.
@@ -15,8 +16,8 @@ pub async fn doctor(
     json: bool,
 ) -> Result<Outcome, Error> {
     let subject = gather::Subject {
-        config: config::start(args, environment, Dns::Pinned)?,
-        sentinel: config::sentinel(&args.run, environment),
+        config: config::start(args, environment, Job::Look)?,
+        sentinel: config::sentinel(args.run.sentinel.as_deref(), environment),
         allow_host_network: args.allow_host_network,
     };
     let privileges = super::privileges(&subject.config.run);
@@ -41,6 +42,6 @@ pub async fn doctor(
 
 /// How many names of the list /etc/hosts does not have already.
 fn names_to_resolve(config: &StartConfig) -> Result<usize, Error> {
-    let list = inputs::allowlist(&config.lists)?;
+    let (list, _) = inputs::allowlist(&config.lists, config.dns)?;
     Ok(inputs::questions(&list, config)?.names.len())
 }

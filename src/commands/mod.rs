@@ -3,19 +3,20 @@
 mod apply;
 mod check;
 mod doctor;
-mod inputs;
 mod plan;
 mod run;
 mod start;
+mod status;
 
 use crate::{
     accounts::{Identity, UserSpec},
-    cli::{CheckArgs, LogArgs, StartArgs},
+    cli::{CheckArgs, LogArgs, StartArgs, StatusArgs},
     config::{self, Environment, RunConfig},
     error::Error,
     log,
-    policy::Decision,
+    policy::Counts,
     privileges::Privileges,
+    signals,
     socket_filter::Family,
     state_dir::{self, StateDir, StateLock},
 };
@@ -32,26 +33,37 @@ use tracing::{info, warn};
 pub enum Outcome {
     /// As it should.
     Done,
+    /// The command that was supervised ended, with this exit code.
+    Ended(u8),
     /// `check` did not verify, or `doctor` found what fails.
     NotVerified,
 }
 
 const ENVIRONMENT: Environment<'static> = &|name| std::env::var_os(name);
 
-/// The entrypoint: returns only where it failed.
+/// The entrypoint: returns where it failed, or with the exit code of a command that it supervised.
 pub fn run(args: &StartArgs, command: &[OsString]) -> Result<Outcome, Error> {
     let began = Instant::now();
+    if config::is_supervised(&args.supervise, ENVIRONMENT) {
+        signals::block_supervised().map_err(|error| Error::Process("block signals", error))?;
+    }
     start_logging(&args.log)?;
     warn_of_unknown_variables();
     run::run(args, ENVIRONMENT, command, began)
 }
 
 /// `apply`.
-pub fn apply(args: &StartArgs) -> Result<Outcome, Error> {
+pub fn apply(args: &StartArgs, watch: bool) -> Result<Outcome, Error> {
     let began = Instant::now();
     start_logging(&args.log)?;
     warn_of_unknown_variables();
-    apply::apply(args, ENVIRONMENT, began)
+    apply::apply(args, ENVIRONMENT, watch, began)
+}
+
+/// `status`.
+pub fn status(args: &StatusArgs) -> Result<Outcome, Error> {
+    start_logging(&args.log)?;
+    status::status(args, ENVIRONMENT)
 }
 
 /// `check`.
@@ -143,8 +155,7 @@ fn hold_state_dir(
 }
 
 /// The one line of a good start.
-fn report_ready(decision: &Decision, dns: config::Dns, began: Instant) {
-    let counts = decision.counts;
+fn report_ready(counts: Counts, dns: config::Dns, began: Instant) {
     let ms = (began.elapsed().as_secs_f64() * 10_000.0).round() / 10.0;
     info!(
         event = "ready",

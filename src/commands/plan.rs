@@ -1,11 +1,15 @@
 //! `plan`: what a start would install, without installing it and without any privilege.
 
-use super::{Outcome, inputs, start};
+use super::{Outcome, start};
 use crate::{
+    accounts::UserSpec,
     cli::StartArgs,
+    config::Job,
     config::{self, Dns, Environment},
     error::Error,
-    policy, ruleset,
+    inputs, policy,
+    privileges::Keeper,
+    ruleset,
 };
 use serde::Serialize;
 use std::{collections::BTreeMap, net::IpAddr};
@@ -27,15 +31,30 @@ pub async fn plan(
     environment: Environment<'_>,
     json: bool,
 ) -> Result<Outcome, Error> {
-    let config = config::start(args, environment, Dns::Pinned)?;
-    let list = inputs::allowlist(&config.lists)?;
+    let config = config::start(args, environment, Job::Look)?;
+    let (list, _) = inputs::allowlist(&config.lists, config.dns)?;
     let questions = inputs::questions(&list, &config)?;
-    let nameservers = questions.upstreams.nameservers();
+    let upstreams = questions.upstreams.clone();
+    let nameservers = upstreams.nameservers();
     let answers = start::answers(questions, &config).await?;
-    let decision = policy::decide(&list, &answers, &config.inbound);
+    let decision = policy::decide(&list, &answers.addresses, &config.inbound);
     start::report_warnings(&decision);
-    let dns = (config.dns == Dns::System).then_some(&nameservers);
-    let ruleset = ruleset::enforced(&decision.policy, dns);
+    let policy = &decision.policy;
+    let ruleset = match config.dns {
+        Dns::Pinned => ruleset::enforced(policy, ruleset::Dns::Closed),
+        Dns::System => ruleset::enforced(policy, ruleset::Dns::Servers(&nameservers)),
+        Dns::Proxy => {
+            let user = config
+                .run
+                .user
+                .as_ref()
+                .map(UserSpec::look_up)
+                .transpose()?;
+            let gid = Keeper::free_group(user.as_ref());
+            let terms = start::terms(&config, &upstreams, &nameservers, gid);
+            terms.table(&start::ledger(&terms, &list, &answers))
+        }
+    };
     let text = if json {
         let text =
             |elements: &[policy::Element]| elements.iter().map(ToString::to_string).collect();

@@ -4,22 +4,33 @@
 //! on the network is locked, and it is left locked, with no way out for DNS, unless every step
 //! succeeded (I1, I5). Only one thing is asked before: whether the network is the container's.
 
-use super::inputs::{self, Questions};
 use crate::{
-    allowlist::Name,
+    accounts::Identity,
+    allowlist::{Allowlist, Name},
     cli::StartArgs,
-    config::{self, Dns, Environment, OnUnresolved, StartConfig},
+    config::{self, Dns, Environment, Job, OnUnresolved, StartConfig},
     error::{Error, NoAddress, UnresolvedNames},
-    host_network, links,
-    nft::Nftables,
-    policy::{self, Answers, Decision, Nameservers, Origin},
-    resolve::{self, hosts},
-    ruleset::{self, Ruleset},
-    sentinel::{self, Sentinel},
+    host_network,
+    inputs::{self, Questions},
+    keeper::{Charge, Found, Handover, Reading, Terms, status_socket},
+    links,
+    nft::{self, NftError, Nftables},
+    policy::{self, Answers, Change, Counts, Decision, Ledger, Nameservers, Origin, Policy},
+    privileges::Keeper,
+    proxy::Listeners,
+    resolve::{self, Resolved, hosts, nameservers::Upstreams},
+    ruleset::{self, Ruleset, SocketOwner},
+    sentinel::{self, Place, Sentinel},
     signals::Signals,
     start_lock::StartLock,
 };
-use std::{collections::HashSet, future::Future, net::IpAddr, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    time::{Duration, Instant},
+};
 use tracing::{debug, warn};
 
 /// How long another start may keep this one waiting: longer than any start takes.
@@ -30,7 +41,9 @@ pub struct Prepared<T> {
     /// What the end of the start needs.
     pub end: T,
     /// Whom the command runs as, where that is known.
-    pub uid: Option<u32>,
+    pub command: Option<Identity>,
+    /// The group that the resolver of mode `proxy` has for itself.
+    pub resolver_gid: Option<u32>,
 }
 
 /// An enforced policy: the rules are in the kernel and were read back.
@@ -39,18 +52,36 @@ pub struct Enforced<T> {
     pub config: StartConfig,
     /// What the end of the start needs.
     pub end: T,
-    /// What was decided.
-    pub decision: Decision,
+    /// How much may be reached.
+    pub counts: Counts,
     /// What is in the kernel.
     pub ruleset: Ruleset,
+    /// The way to change it.
+    pub kernel: Nftables,
+    /// In mode `proxy`, what a keeper goes on with.
+    pub resolving: Option<Resolving>,
     /// Keeps other starts waiting until it is dropped, or closed by exec (I9).
-    _start_lock: StartLock,
+    pub start_lock: StartLock,
 }
+
+/// Mode `proxy`: what the start found out, and where the command's queries arrive.
+pub struct Resolving {
+    terms: Terms,
+    found: Found,
+    listeners: Listeners,
+    upstreams: Upstreams,
+}
+
+/// Where the resolver of mode `proxy` listens.
+const LISTEN: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 53),
+];
 
 impl<T> Enforced<T> {
     /// What the sentinel is to say.
     pub fn sentinel(&self, mode: &str) -> Result<Sentinel, Error> {
-        let counts = self.decision.counts;
+        let counts = self.counts;
         Ok(Sentinel::here(sentinel::Enforced {
             mode: mode.to_owned(),
             dns: self.config.dns.to_string(),
@@ -62,58 +93,116 @@ impl<T> Enforced<T> {
     }
 }
 
+impl<T> Enforced<T> {
+    /// Hands what a keeper needs over to it, in mode `proxy`; what is left of the start goes.
+    pub fn hand_over(self, place: Place, mode: &'static str) -> Option<(Handover, StartLock)> {
+        let Resolving {
+            terms,
+            found,
+            listeners,
+            upstreams,
+        } = self.resolving?;
+        let handover = Handover {
+            status_path: status_socket::path(&place.path()),
+            charge: Charge::new(terms, self.kernel, found, place, mode),
+            listeners,
+            upstreams,
+            limits: self.config.limits,
+            deadline: self.config.resolve_timeout,
+        };
+        Some((handover, self.start_lock))
+    }
+}
+
 /// Runs the start. `prepare` looks up, early, what has to exist for the start to make sense.
 pub async fn enforce<T>(
     args: &StartArgs,
     environment: Environment<'_>,
-    default_dns: Dns,
+    job: Job,
     sentinel_path: &Path,
     prepare: impl FnOnce(&StartConfig) -> Result<Prepared<T>, Error>,
 ) -> Result<Enforced<T>, Error> {
     let signals = Signals::block().map_err(|error| Error::Process("block signals", error))?;
-    // First of all (I3), and once more when no other start can publish any more.
-    let removed = sentinel::remove(sentinel_path);
+    let stays = job == Job::Apply { watch: true };
+    // First of all (I3), and once more when no other start can publish any more. One that stays
+    // may find what another one left in force, and then the sentinel is true.
+    let mut removed = Ok(());
+    if !stays {
+        removed = sentinel::remove(sentinel_path);
+    }
     if !args.allow_host_network {
         host_network::check().await?;
     }
     let start_lock = unless_interrupted(&signals, StartLock::acquire(START_LOCK_TIMEOUT)).await??;
-    let removed = removed.and_then(|()| sentinel::remove(sentinel_path));
-
-    let mut firewall = Firewall::lock()?;
+    let adopted = if stays { Firewall::adopt()? } else { None };
+    let mut firewall = if let Some(firewall) = adopted {
+        firewall
+    } else {
+        removed = removed.and_then(|()| sentinel::remove(sentinel_path));
+        Firewall::lock()?
+    };
     let result = async {
         removed?;
-        let config = config::start(args, environment, default_dns)?;
+        let config = config::start(args, environment, job)?;
         let prepared = prepare(&config)?;
         links::bring_loopback_up().await?;
-        let list = inputs::allowlist(&config.lists)?;
+        let listeners = (config.dns == Dns::Proxy).then(|| Listeners::bind(&LISTEN));
+        let listeners = listeners.transpose().map_err(Error::Listen)?;
+        let (list, digest) = inputs::allowlist(&config.lists, config.dns)?;
         let questions = inputs::questions(&list, &config)?;
-        firewall.open_dns(&questions, &config, prepared.uid)?;
-        let known: HashSet<Name> = questions.known.keys().cloned().collect();
+        firewall.open_dns(&questions, &config, &prepared)?;
+        let known = questions.known.clone();
+        let upstreams = questions.upstreams.clone();
         let answers = unless_interrupted(&signals, answers(questions, &config)).await??;
-        let decision = policy::decide(&list, &answers, &config.inbound);
+        let decision = policy::decide(&list, &answers.addresses, &config.inbound);
         report_warnings(&decision);
         pin(&decision, &known, config.dns)?;
-        firewall.enforce(&config, &decision)?;
+        let mut counts = decision.counts;
+        let resolving = if let Some(listeners) = listeners {
+            let terms = terms(
+                &config,
+                &upstreams,
+                &firewall.nameservers,
+                prepared.resolver_gid,
+            );
+            let ledger = ledger(&terms, &list, &answers);
+            firewall.resolve_by(&terms, &ledger)?;
+            counts = ledger.counts(Instant::now());
+            let reading = Reading {
+                list,
+                digest,
+                hosts: known,
+            };
+            Some(Resolving {
+                found: Found {
+                    ledger,
+                    reading,
+                    ttls: answers.ttls,
+                    mark: firewall.table()?.mark().unwrap_or_default(),
+                },
+                terms,
+                listeners,
+                upstreams,
+            })
+        } else {
+            firewall.enforce(&config, &decision)?;
+            None
+        };
+        firewall.verify()?;
         check_interrupted(&signals)?;
-        Ok((config, prepared.end, decision))
+        Ok((config, prepared.end, counts, resolving))
     }
     .await;
     match result {
-        Ok((config, end, decision)) => {
-            let Firewall {
-                kernel,
-                current: ruleset,
-                ..
-            } = firewall;
-            kernel.close();
-            Ok(Enforced {
-                config,
-                end,
-                decision,
-                ruleset,
-                _start_lock: start_lock,
-            })
-        }
+        Ok((config, end, counts, resolving)) => Ok(Enforced {
+            config,
+            end,
+            counts,
+            ruleset: firewall.table()?.clone(),
+            kernel: firewall.kernel,
+            resolving,
+            start_lock,
+        }),
         Err(error) => {
             firewall.seal();
             Err(error)
@@ -121,11 +210,63 @@ pub async fn enforce<T>(
     }
 }
 
+/// What names lend after the start.
+pub fn ledger(terms: &Terms, list: &Allowlist, answers: &Answered) -> Ledger {
+    let now = Instant::now();
+    let mut ledger = terms.ledger(list);
+    for (name, addresses) in &answers.addresses {
+        let ttl = answers.ttls.get(name).copied().unwrap_or_default();
+        ledger.answer(name, addresses, now + terms.lifetimes.of(ttl), now);
+        ledger.refuse(name, addresses);
+    }
+    ledger
+}
+
+/// What the keeper is to hold to.
+pub fn terms(
+    config: &StartConfig,
+    upstreams: &Upstreams,
+    nameservers: &Nameservers,
+    resolver_gid: Option<u32>,
+) -> Terms {
+    Terms {
+        lists: config.lists.clone(),
+        inbound: config.inbound.clone(),
+        search: upstreams.search.clone(),
+        nameservers: nameservers.clone(),
+        resolver: resolver(resolver_gid),
+        forwarder: forwarder(upstreams).is_some(),
+        lifetimes: config.lifetimes,
+    }
+}
+
+/// Whom the resolver's sockets are of.
+fn resolver(gid: Option<u32>) -> SocketOwner {
+    SocketOwner {
+        uid: nix::unistd::geteuid().as_raw(),
+        gid: Some(gid.unwrap_or_else(|| nix::unistd::getegid().as_raw())),
+    }
+}
+
+/// A server on loopback, which may forward from inside this namespace.
+fn forwarder(upstreams: &Upstreams) -> Option<IpAddr> {
+    let mut servers = upstreams.servers.iter().map(SocketAddr::ip);
+    servers.find(IpAddr::is_loopback)
+}
+
 /// The firewall and what it is at the moment.
 struct Firewall {
     kernel: Nftables,
-    current: Ruleset,
+    current: Table,
     nameservers: Nameservers,
+}
+
+/// What is in the kernel.
+enum Table {
+    /// What this start put there.
+    Ours(Ruleset),
+    /// What a keeper left that is gone, with this mark: default-deny, and as good as a lock.
+    Adopted(u32),
 }
 
 impl Firewall {
@@ -135,51 +276,142 @@ impl Firewall {
         let current = ruleset::locked(None);
         kernel.replace(&current)?;
         debug!("the network is locked");
-        Ok(Self {
+        Ok(Self::of(kernel, Table::Ours(current)))
+    }
+
+    /// The table that another keeper left in force, so that nothing of it is shut while this one
+    /// starts. Default-deny is in place then (I1), and stays whatever becomes of this start.
+    fn adopt() -> Result<Option<Self>, Error> {
+        let gid = Keeper::own_group(None)?;
+        let mut kernel = Nftables::open()?;
+        for (unknown, forwarder) in [(false, false), (false, true), (true, true)] {
+            let nameservers = Nameservers {
+                unknown,
+                ..Nameservers::default()
+            };
+            let shape = ruleset::Proxy {
+                nameservers: &nameservers,
+                resolver: resolver(gid),
+                forwarder,
+                generation: [0; 32],
+                names: &[],
+                past: &[],
+            };
+            let shape = ruleset::enforced(&Policy::default(), ruleset::Dns::Proxy(&shape));
+            if let nft::Found::Alike { mark } = kernel.adopt(&shape)? {
+                if let Some(gid) = gid {
+                    // As its rules know the resolver.
+                    Keeper::take_group(gid)?;
+                }
+                debug!("taking over the table of a keeper that is gone, mark {mark:#010x}");
+                return Ok(Some(Self::of(kernel, Table::Adopted(mark))));
+            }
+        }
+        Ok(None)
+    }
+
+    fn of(kernel: Nftables, current: Table) -> Self {
+        Self {
             kernel,
             current,
             nameservers: Nameservers::default(),
-        })
+        }
     }
 
     /// Lets this process, and a resolver that forwards for it as uid 0, reach the nameservers,
     /// if there is anything to ask them, now or later.
-    fn open_dns(
+    fn open_dns<T>(
         &mut self,
         questions: &Questions,
         config: &StartConfig,
-        command: Option<u32>,
+        prepared: &Prepared<T>,
     ) -> Result<(), Error> {
-        let stays_open = config.dns == Dns::System;
-        if !stays_open && questions.names.is_empty() {
+        if config.dns == Dns::Pinned && questions.names.is_empty() {
             return Ok(());
         }
         self.nameservers = questions.upstreams.nameservers();
-        if stays_open {
-            warn_of_open_dns(&self.nameservers, command)?;
+        match config.dns {
+            Dns::Pinned => {}
+            Dns::System => {
+                let uid = prepared.command.as_ref().map(|command| command.uid);
+                warn_of_open_dns(&self.nameservers, uid)?;
+            }
+            Dns::Proxy => check_apart(&questions.upstreams, &self.nameservers, prepared)?,
         }
-        let mut uids = vec![nix::unistd::geteuid().as_raw(), 0];
-        uids.dedup();
-        self.change_to(ruleset::locked(Some((&self.nameservers, &uids))))
+        if matches!(self.current, Table::Adopted(_)) {
+            // Its rules have the resolver's way out.
+            return Ok(());
+        }
+        let mut owners = [nix::unistd::geteuid().as_raw(), 0]
+            .map(SocketOwner::user)
+            .to_vec();
+        owners.dedup();
+        self.change_to(ruleset::locked(Some((&self.nameservers, &owners))))
     }
 
     fn enforce(&mut self, config: &StartConfig, decision: &Decision) -> Result<(), Error> {
-        let dns = (config.dns == Dns::System).then_some(&self.nameservers);
-        let enforced = ruleset::enforced(&decision.policy, dns);
-        self.change_to(enforced)?;
-        Ok(self.kernel.verify(&self.current)?)
+        let dns = if config.dns == Dns::System {
+            ruleset::Dns::Servers(&self.nameservers)
+        } else {
+            ruleset::Dns::Closed
+        };
+        self.change_to(ruleset::enforced(&decision.policy, dns))
+    }
+
+    /// Mode `proxy`: the table for what the ledger says.
+    ///
+    /// A table that was left by a keeper of the same list is good as it is, its flows and its
+    /// addresses, and the answers of this start come to them. Any other is replaced, by one
+    /// transaction too, and everything is judged anew.
+    fn resolve_by(&mut self, terms: &Terms, ledger: &Ledger) -> Result<(), Error> {
+        let next = terms.table(ledger);
+        if let Table::Adopted(mark) = self.current
+            && next.mark() == Some(mark)
+        {
+            let names = ledger.names(Instant::now()).into_iter();
+            let changes: Vec<Change> = names
+                .map(|timed| Change::Admit(timed.element, timed.life))
+                .collect();
+            let updated = self.kernel.update(&changes);
+            if updated.and_then(|()| self.kernel.verify(&next)).is_ok() {
+                self.current = Table::Ours(next);
+                return Ok(());
+            }
+        }
+        self.change_to(next)
+    }
+
+    /// What this start put in place last.
+    fn table(&self) -> Result<&Ruleset, Error> {
+        match &self.current {
+            Table::Ours(table) => Ok(table),
+            Table::Adopted(_) => {
+                Err(NftError::Different("the table of an earlier start".to_owned()).into())
+            }
+        }
+    }
+
+    fn verify(&mut self) -> Result<(), Error> {
+        let table = self.table()?.clone();
+        Ok(self.kernel.verify(&table)?)
     }
 
     fn change_to(&mut self, next: Ruleset) -> Result<(), Error> {
-        self.kernel.transition(&self.current, &next)?;
-        self.current = next;
+        match &self.current {
+            Table::Ours(current) => self.kernel.transition(current, &next)?,
+            Table::Adopted(_) => self.kernel.replace(&next)?,
+        }
+        self.current = Table::Ours(next);
         Ok(())
     }
 
-    /// After a failure: the lock, with nothing open.
+    /// After a failure: the lock, with nothing open. What another start left in force stays.
     fn seal(&mut self) {
+        let Table::Ours(current) = &self.current else {
+            return;
+        };
         let locked = ruleset::locked(None);
-        if self.current != locked
+        if *current != locked
             && let Err(error) = self.kernel.replace(&locked)
         {
             warn!(
@@ -187,6 +419,38 @@ impl Firewall {
                 Error::from(error).report()
             );
         }
+    }
+}
+
+/// In mode `proxy` the resolver's queries leave and the command's do not, so they have to be told
+/// apart by the socket's owner.
+fn check_apart<T>(
+    upstreams: &Upstreams,
+    nameservers: &Nameservers,
+    prepared: &Prepared<T>,
+) -> Result<(), Error> {
+    let own = resolver(prepared.resolver_gid);
+    let forwarder =
+        forwarder(upstreams).filter(|_| !nameservers.servers.is_empty() || nameservers.unknown);
+    let Some(command) = &prepared.command else {
+        if prepared.resolver_gid.is_none() {
+            warn!(
+                "dns proxy: whatever runs as uid {} and gid {} in this network namespace can query the nameservers itself; run with --cap-add=SETGID, which gives the resolver a group of its own",
+                own.uid,
+                nix::unistd::getegid()
+            );
+        }
+        return Ok(());
+    };
+    if (command.uid, Some(command.gid)) == (own.uid, own.gid) {
+        return Err(Error::SharesResolver {
+            uid: command.uid,
+            gid: command.gid,
+        });
+    }
+    match forwarder {
+        Some(server) if (command.uid, command.gid) == (0, 0) => Err(Error::SharesForwarder(server)),
+        _ => Ok(()),
     }
 }
 
@@ -215,26 +479,39 @@ pub fn report_warnings(decision: &Decision) {
 
 /// Writes the answers to /etc/hosts; what the operator has there is not repeated. In a mode that
 /// asks DNS, answers of an earlier start would be in its way.
-fn pin(decision: &Decision, known: &HashSet<Name>, dns: Dns) -> Result<(), Error> {
-    let pinned = |(name, _): &&(Name, _)| dns == Dns::Pinned && !known.contains(name);
+fn pin(decision: &Decision, known: &Answers, dns: Dns) -> Result<(), Error> {
+    let pinned = |(name, _): &&(Name, _)| dns == Dns::Pinned && !known.contains_key(name);
     let answers: Vec<_> = decision.hosts.iter().filter(pinned).cloned().collect();
     Ok(hosts::write(Path::new(hosts::HOSTS), &answers)?)
 }
 
+/// What the names resolved to.
+pub struct Answered {
+    /// Of DNS and of /etc/hosts.
+    pub addresses: Answers,
+    /// For how long those of DNS count.
+    pub ttls: BTreeMap<Name, Duration>,
+}
+
 /// Resolves the names; those without an address end the start or are left out.
-pub async fn answers(questions: Questions, config: &StartConfig) -> Result<Answers, Error> {
+pub async fn answers(questions: Questions, config: &StartConfig) -> Result<Answered, Error> {
     let Questions {
         names,
         upstreams,
-        known: mut answers,
+        known,
         required,
     } = questions;
+    let mut answers = Answered {
+        addresses: known,
+        ttls: BTreeMap::new(),
+    };
     let mut unresolved = Vec::new();
     for (name, answer) in resolve::resolve(&names, &upstreams, config.resolve_timeout).await {
         match answer.map_err(NoAddress::from).and_then(admissible) {
-            Ok(addresses) => {
+            Ok(Resolved { addresses, ttl }) => {
                 debug!("{name} is {addresses:?}");
-                answers.insert(name, addresses);
+                answers.ttls.insert(name.clone(), ttl);
+                answers.addresses.insert(name, addresses);
             }
             // A name that is only refused needs no address to be refused.
             Err(reason) if !required.contains(&name) => debug!("{name}: {reason}"),
@@ -259,16 +536,16 @@ pub async fn answers(questions: Questions, config: &StartConfig) -> Result<Answe
     }
 }
 
-/// The addresses, if one of them at least may come from an answer; the policy leaves out the rest.
-fn admissible(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, NoAddress> {
+/// The answer, if one address of it at least may come from one; the policy leaves out the rest.
+fn admissible(answer: Resolved) -> Result<Resolved, NoAddress> {
     let mut inadmissible = None;
-    for &address in &addresses {
+    for &address in &answer.addresses {
         match policy::admissible(address, Origin::Name) {
-            Ok(()) => return Ok(addresses),
+            Ok(()) => return Ok(answer),
             Err(reason) => inadmissible = Some(NoAddress::Inadmissible { address, reason }),
         }
     }
-    inadmissible.map_or(Ok(addresses), Err)
+    inadmissible.map_or(Ok(answer), Err)
 }
 
 /// Whether there is a way to another host at all; assumed where it cannot be read.

@@ -18,7 +18,7 @@ use crate::{
         hosts::HOSTS,
         nameservers::{ResolvConf, Upstreams},
     },
-    ruleset,
+    ruleset::{self, SocketOwner},
     sentinel::{self, Place},
     state_dir::{self, StateDir, StateDirError},
 };
@@ -175,8 +175,14 @@ fn kernel(is_own: bool, own: Option<&Status>) -> Look<()> {
             .into(),
             unknown: false,
         };
-        kernel.try_out(&ruleset::locked(Some((&nameservers, &[0]))))?;
-        kernel.try_out(&ruleset::enforced(&sample(), Some(&nameservers)))
+        kernel.try_out(&ruleset::locked(Some((
+            &nameservers,
+            &[SocketOwner::user(0)],
+        ))))?;
+        kernel.try_out(&ruleset::enforced(
+            &sample(),
+            ruleset::Dns::Servers(&nameservers),
+        ))
     });
     Look::of(tried)
 }

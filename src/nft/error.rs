@@ -30,6 +30,14 @@ pub enum NftError {
     /// The kernel refused one thing in it, and so all of it.
     #[error("the kernel refused {0}")]
     RefusedStep(Subject, #[source] Refusal),
+    /// It has to take effect at one instant, and does not fit in one datagram.
+    #[error("the change is {length} octets long, and the kernel takes {limit} at a time")]
+    TooLong {
+        /// Its length.
+        length: usize,
+        /// The most that the kernel takes.
+        limit: usize,
+    },
     /// No answer in time, or a broken one.
     #[error("the kernel did not acknowledge the ruleset")]
     Acknowledge(#[source] io::Error),
@@ -64,6 +72,12 @@ impl NftError {
         let source = match self {
             Self::Open(error) | Self::Send(error) => error,
             Self::Refused(refusal) | Self::RefusedStep(_, refusal) => &refusal.error,
+            Self::TooLong { .. } => {
+                return Some(
+                    "restart with this list instead of reloading it, or raise net.core.wmem_max"
+                        .into(),
+                );
+            }
             Self::Acknowledge(_) | Self::ReadBack(_) | Self::Unreadable => {
                 return Some(
                     "start again; if it persists, report it with the version of the kernel".into(),
@@ -82,7 +96,7 @@ impl NftError {
             }
             libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL | libc::ENOENT => {
                 "this needs nf_tables in the kernel, version 5.6 or later (modules nf_tables, nft_ct, nft_reject_inet, \
-                 nft_log, nft_limit, nf_conntrack, nfnetlink_log); gVisor has none: use the runc runtime there"
+                 nft_log, nft_limit, nf_conntrack, nfnetlink_log; with --dns proxy nft_chain_nat and nft_redir); gVisor has none: use the runc runtime there"
             }
             libc::ENOMEM | libc::ENOBUFS => "the kernel has no memory for a ruleset of this size: shorten the list",
             _ => return None,

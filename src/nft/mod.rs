@@ -7,11 +7,16 @@ mod error;
 mod read_back;
 mod transaction;
 
+pub use crate::sys::nftnl::Count;
 pub use error::{NftError, Refusal};
 
 use crate::{
+    policy,
     ruleset::Ruleset,
-    sys::{netlink::Socket, nftnl::Message},
+    sys::{
+        netlink::Socket,
+        nftnl::{self, Message},
+    },
 };
 use std::time::Duration;
 use transaction::{Batch, Change};
@@ -19,6 +24,44 @@ use transaction::{Batch, Change};
 /// How long the kernel may take for one transaction. Loading 100,000 networks takes one to two
 /// seconds on a small machine.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What the rules counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets that started a flow to an allowed destination, or took one over from an earlier
+    /// policy. Those after them are not counted: it would be done for every packet.
+    pub let_out: Count,
+    /// The same of what `--inbound` lets in.
+    pub let_in: Count,
+    /// Packets refused on the way out.
+    pub refused: Count,
+    /// Packets dropped on the way in.
+    pub uninvited: Count,
+}
+
+fn total(counts: &[Count]) -> Count {
+    counts.iter().fold(Count::default(), |sum, count| Count {
+        packets: sum.packets + count.packets,
+        octets: sum.octets + count.octets,
+    })
+}
+
+/// What a keeper that starts finds in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// No table of ours.
+    Nothing,
+    /// One of another structure: another mode, another version, another resolver, or changed.
+    Other {
+        /// What differs.
+        what: String,
+    },
+    /// One of the same structure.
+    Alike {
+        /// The mark of its flows; that of the intended ruleset where it is of the same list.
+        mark: u32,
+    },
+}
 
 /// The `nf_tables` of this network namespace.
 pub struct Nftables {
@@ -63,6 +106,63 @@ impl Nftables {
     /// until one last transaction, by `to` from then on.
     pub fn transition(&mut self, from: &Ruleset, to: &Ruleset) -> Result<(), NftError> {
         self.commit(transaction::transition(from, to))
+    }
+
+    /// Lets elements come and go, in one transaction: those of one answer, or of a few. It is
+    /// acknowledged when packets are judged by it.
+    ///
+    /// Where it fails, nothing of it happened; a [`Self::reload`] from and to the same ruleset puts
+    /// right what the sets of names hold.
+    pub fn update(&mut self, changes: &[policy::Change]) -> Result<(), NftError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.send(&transaction::update(changes))
+    }
+
+    /// Makes the table what `to` says where it is what `from` says, in one transaction: another
+    /// list, with flows judged by it from the same instant on. The elements of names are made anew
+    /// whatever they were; counters start again.
+    ///
+    /// Nothing changes where it fails, or does not fit in one datagram.
+    pub fn reload(&mut self, from: &Ruleset, to: &Ruleset) -> Result<(), NftError> {
+        let steps = transaction::reload(from, to);
+        let length = transaction::length_of(&steps);
+        let limit = self.socket.room_for(length).map_err(NftError::Send)?;
+        if length > limit {
+            return Err(NftError::TooLong { length, limit });
+        }
+        self.send(&steps)
+    }
+
+    /// Looks whether the table in the kernel is one that `shape` could be, with any list and any
+    /// answers: left by a keeper that ended, it may be kept while another one starts.
+    pub fn adopt(&mut self, shape: &Ruleset) -> Result<Found, NftError> {
+        match read_back::compare_structure(self, shape) {
+            Ok(mark) => Ok(Found::Alike { mark }),
+            Err(NftError::ReadBack(error)) if error.raw_os_error() == Some(libc::ENOENT) => {
+                Ok(Found::Nothing)
+            }
+            Err(NftError::Different(what)) => Ok(Found::Other { what }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the rules counted since they were made.
+    pub fn counters(&mut self) -> Result<Counters, NftError> {
+        let [out, into, refused] = ["output", "input", "refuse"].map(|chain| {
+            let counts = self.ask(&nftnl::dump_rules(chain), nftnl::parse_counter)?;
+            Ok::<Vec<Count>, NftError>(counts.into_iter().flatten().collect())
+        });
+        let mut into = into?;
+        // The last rule of the chain counts what no other took.
+        let uninvited = into.pop().unwrap_or_default();
+        Ok(Counters {
+            let_out: total(&out?),
+            let_in: total(&into),
+            refused: total(&refused?),
+            uninvited,
+        })
     }
 
     /// Ends the conversation, at once: see [`Socket::close`].

@@ -5,10 +5,18 @@
 //! where the socket has no room for all of it.
 
 use crate::{
-    ruleset::{Chain, Ruleset, Set, bytecode},
+    policy,
+    ruleset::{
+        Chain, Ruleset, Set, bytecode,
+        contents::{deny_set, names_set},
+        set::RawElement,
+    },
     sys::nftnl::{self, Message},
 };
-use std::fmt;
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+};
 
 /// What a message is about, for the error that names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,29 +87,144 @@ pub fn replace(to: &Ruleset) -> Change {
     }
 }
 
-/// The table as `to` says, where it is now as `from` says. Both have the same chains; a set that
-/// both have is the same in both.
+/// The table as `to` says, where it is now as `from` says. A set that both have is the same in
+/// both.
 #[must_use]
 pub fn transition(from: &Ruleset, to: &Ruleset) -> Change {
     let prepare = add_sets(to.sets.iter().filter(|set| !from.sets.contains(set)));
-    let mut switch: Vec<Step> = from
-        .chains
-        .iter()
-        .map(|chain| step(Subject::Chain(chain.name), nftnl::flush_chain(chain.name)))
-        .collect();
+    let mut switch = empty_chains(from);
     let obsolete = from.sets.iter().filter(|set| !to.sets.contains(set));
     switch.extend(obsolete.map(|set| step(Subject::Set(set.name), nftnl::delete_set(set.name))));
-    switch.extend(add_rules(&to.chains));
+    switch.extend(exchange_chains(from, to));
     Change { prepare, switch }
+}
+
+/// The same where a set that both have may hold something else: all of it at one instant.
+///
+/// Elements that end are all made anew, because only the kernel knows which it still has; of the
+/// others, of which there may be very many, those that differ.
+#[must_use]
+pub fn reload(from: &Ruleset, to: &Ruleset) -> Vec<Step> {
+    let mut steps = empty_chains(from);
+    let same = |one: &Set, other: &Set| {
+        one.name == other.name && one.key == other.key && one.is_timed() == other.is_timed()
+    };
+    let obsolete = from
+        .sets
+        .iter()
+        .filter(|set| !to.sets.iter().any(|other| same(set, other)));
+    steps.extend(obsolete.map(|set| step(Subject::Set(set.name), nftnl::delete_set(set.name))));
+    let mut new = Vec::new();
+    for set in &to.sets {
+        match from.sets.iter().find(|other| same(set, other)) {
+            None => new.push(set),
+            Some(_) if set.is_timed() => {
+                steps.push(step(
+                    Subject::Elements(set.name),
+                    nftnl::flush_set(set.name),
+                ));
+                let elements = nftnl::add_elements(set.name, set.raw_elements());
+                steps.extend(elements.map(elements_of(set.name)));
+            }
+            Some(old) => {
+                let (before, after): (HashSet<_>, HashSet<_>) =
+                    (old.raw_elements().collect(), set.raw_elements().collect());
+                let gone = old
+                    .raw_elements()
+                    .filter(|element| !after.contains(element));
+                let gone = nftnl::delete_elements(set.name, gone);
+                steps.extend(gone.map(elements_of(set.name)));
+                let come = set
+                    .raw_elements()
+                    .filter(|element| !before.contains(element));
+                let come = nftnl::add_elements(set.name, come);
+                steps.extend(come.map(elements_of(set.name)));
+            }
+        }
+    }
+    steps.extend(add_sets(new.into_iter()));
+    steps.extend(exchange_chains(from, to));
+    steps
+}
+
+/// Elements that come and go, without their rules.
+///
+/// To delete what has just ended is an error, and to add what is there does not make it live
+/// longer (kernel before 6.12). So each element is first made sure of, which changes nothing where
+/// it is there, then deleted, then added: within one transaction, and with the same end whatever
+/// was there before.
+#[must_use]
+pub fn update(changes: &[policy::Change]) -> Vec<Step> {
+    #[derive(Default)]
+    struct Turn {
+        gone: Vec<RawElement>,
+        come: Vec<RawElement>,
+    }
+    let mut turns: BTreeMap<&'static str, Turn> = BTreeMap::new();
+    for change in changes {
+        let (name, key) = match change {
+            policy::Change::Admit(element, _) | policy::Change::Withdraw(element) => {
+                names_set(element)
+            }
+            policy::Change::Deny(element) | policy::Change::Undeny(element) => deny_set(element),
+        };
+        let turn = turns.entry(name).or_default();
+        match change {
+            policy::Change::Admit(element, life) => turn.come.push(key.raw(element, Some(*life))),
+            policy::Change::Deny(element) => turn.come.push(key.raw(element, None)),
+            policy::Change::Withdraw(element) | policy::Change::Undeny(element) => {
+                turn.gone.push(key.raw(element, None));
+            }
+        }
+    }
+    let mut steps = Vec::new();
+    for (set, Turn { gone, come }) in turns {
+        let fresh = come.iter().filter(|element| {
+            let known = gone.iter().find(|other| other.is_same_service(element));
+            known.is_none()
+        });
+        let fresh: Vec<RawElement> = fresh.map(RawElement::without_end).collect();
+        // What goes may overlap what comes, so that it goes before that is made sure of.
+        for elements in [gone, fresh] {
+            let sure = nftnl::ensure_elements(set, elements.iter().cloned());
+            steps.extend(sure.map(elements_of(set)));
+            let deleted = nftnl::delete_elements(set, elements.iter().cloned());
+            steps.extend(deleted.map(elements_of(set)));
+        }
+        let added = nftnl::add_elements(set, come.into_iter());
+        steps.extend(added.map(elements_of(set)));
+    }
+    steps
+}
+
+fn empty_chains(ruleset: &Ruleset) -> Vec<Step> {
+    let flush = |chain: &Chain| step(Subject::Chain(chain.name), nftnl::flush_chain(chain.name));
+    ruleset.chains.iter().map(flush).collect()
+}
+
+/// The chains of one for those of the other, with all rules of the other.
+fn exchange_chains(from: &Ruleset, to: &Ruleset) -> Vec<Step> {
+    let lacks = |ruleset: &Ruleset, chain: &Chain| {
+        let mut chains = ruleset.chains.iter();
+        !chains.any(|other| other.name == chain.name)
+    };
+    let new = to.chains.iter().filter(|chain| lacks(from, chain));
+    let mut steps: Vec<Step> = new
+        .map(|chain| step(Subject::Chain(chain.name), nftnl::add_chain(chain)))
+        .collect();
+    steps.extend(add_rules(&to.chains));
+    let obsolete = from.chains.iter().filter(|chain| lacks(to, chain));
+    steps.extend(
+        obsolete.map(|chain| step(Subject::Chain(chain.name), nftnl::delete_chain(chain.name))),
+    );
+    steps
 }
 
 fn add_sets<'a>(sets: impl Iterator<Item = &'a Set>) -> Vec<Step> {
     let mut steps = Vec::new();
     for (id, set) in (1..).zip(sets) {
         steps.push(step(Subject::Set(set.name), nftnl::add_set(set, id)));
-        steps.extend(
-            nftnl::add_elements(set).map(|message| step(Subject::Elements(set.name), message)),
-        );
+        steps.extend(nftnl::add_elements(set.name, set.raw_elements()).map(elements_of(set.name)));
     }
     steps
 }
@@ -116,6 +239,10 @@ fn add_rules(chains: &[Chain]) -> Vec<Step> {
             step(Subject::Rule(chain, rule.to_string()), message)
         })
         .collect()
+}
+
+fn elements_of(set: &'static str) -> impl Fn(Message) -> Step {
+    move |message| step(Subject::Elements(set), message)
 }
 
 fn step(subject: Subject, message: Message) -> Step {
@@ -211,9 +338,14 @@ pub fn cut(steps: &[Step], limit: usize) -> impl Iterator<Item = &[Step]> {
     })
 }
 
+/// The length of steps as one batch, in octets.
+pub fn length_of<'a>(steps: impl IntoIterator<Item = &'a Step>) -> usize {
+    let messages = steps.into_iter().map(|step| step.message.len());
+    FRAME + messages.sum::<usize>()
+}
+
 /// The length of a change as one batch, in octets.
 #[must_use]
 pub fn length(change: &Change) -> usize {
-    let steps = change.prepare.iter().chain(&change.switch);
-    FRAME + steps.map(|step| step.message.len()).sum::<usize>()
+    length_of(change.prepare.iter().chain(&change.switch))
 }

@@ -5,17 +5,9 @@
 //! count, whatever the entry. A literal address or network of the list does not pass through here:
 //! it is the operator's word.
 
+use crate::allowlist::Origin;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-/// What kind of entry asked for the name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// The name itself stands in the list.
-    Name,
-    /// It lies below an allowed wildcard, so that whoever runs the zone chose it.
-    Wildcard,
-}
 
 /// Why an answer does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -10,11 +10,15 @@
 
 mod answers;
 mod inbound;
+pub mod ledger;
 mod merge;
+mod pieces;
 mod refused;
 
-pub use answers::{Inadmissible, Origin, admissible};
+pub use crate::allowlist::Origin;
+pub use answers::{Inadmissible, admissible};
 pub use inbound::{InvalidInbound, parse_inbound};
+pub use ledger::{Change, Ledger, Lifetimes, Outcome, Refusal, Timed};
 pub use merge::disjoint;
 
 use crate::allowlist::{Allowlist, Name, Services, Target};
@@ -169,15 +173,10 @@ pub fn decide(list: &Allowlist, answers: &Answers, inbound: &[Element]) -> Decis
         let services = names.iter().flat_map(|(_, services)| services.iter());
         elements_of((*address).into(), &services.collect())
     });
-    let allow = names.chain(networks(list, false).flat_map(|(network, services)| {
-        elements_of(network, &services.without(&literal.services_of(network)))
-    }));
-    let allow = disjoint(allow);
+    let allow = disjoint(names.chain(allowed_networks(list, &literal)));
 
     let refused = refuse_names(list, answers, &granted, &mut warnings);
-    let literals =
-        networks(list, true).flat_map(|(network, services)| elements_of(network, services));
-    let deny = disjoint(refused.into_iter().chain(literals));
+    let deny = disjoint(refused.into_iter().chain(refused_networks(list)));
 
     if allow.is_empty() {
         warnings.push(Warning::Nothing);
@@ -206,6 +205,36 @@ fn networks(list: &Allowlist, deny: bool) -> impl Iterator<Item = (IpNet, &Servi
     })
 }
 
+/// The elements of allowed literals, less what others refuse everywhere in them.
+fn allowed_networks<'a>(
+    list: &'a Allowlist,
+    literal: &'a Refused,
+) -> impl Iterator<Item = Element> + 'a {
+    networks(list, false).flat_map(|(network, services)| {
+        elements_of(network, &services.without(&literal.services_of(network)))
+    })
+}
+
+/// The elements of refused literals.
+fn refused_networks(list: &Allowlist) -> impl Iterator<Item = Element> + '_ {
+    networks(list, true).flat_map(|(network, services)| elements_of(network, services))
+}
+
+/// What of a name's services an answer opens at one address.
+fn admit(
+    address: IpAddr,
+    origin: Origin,
+    services: &Services,
+    literal: &Refused,
+) -> Result<Services, Refusal> {
+    admissible(address, origin).map_err(Refusal::Inadmissible)?;
+    let open = services.without(&literal.services_of(address.into()));
+    if open.is_empty() {
+        return Err(Refusal::Denied);
+    }
+    Ok(open)
+}
+
 /// What names may be reached, and where.
 #[derive(Default)]
 struct Granted<'a> {
@@ -227,19 +256,18 @@ fn grant_names<'a>(
         let mut seen = BTreeSet::new();
         let mut addresses = Vec::new();
         for &address in answer.iter().filter(|address| seen.insert(**address)) {
-            if let Err(reason) = admissible(address, Origin::Name) {
-                warnings.push(Warning::Inadmissible {
+            match admit(address, Origin::Name, &services, literal) {
+                Ok(open) => {
+                    addresses.push(address);
+                    let names = granted.by_address.entry(address).or_default();
+                    names.push((name, open));
+                }
+                Err(Refusal::Inadmissible(reason)) => warnings.push(Warning::Inadmissible {
                     name: name.clone(),
                     address,
                     reason,
-                });
-                continue;
-            }
-            let open = services.without(&literal.services_of(address.into()));
-            if !open.is_empty() {
-                addresses.push(address);
-                let names = granted.by_address.entry(address).or_default();
-                names.push((name, open));
+                }),
+                Err(_) => {}
             }
         }
         if addresses.is_empty() {

@@ -58,6 +58,16 @@ pub enum PrivilegeError {
         /// The reason.
         source: io::Error,
     },
+    /// An id of the supervisor's own cannot be set.
+    #[error("cannot set the supervisor's {what} to {id}")]
+    OwnId {
+        /// `group` or `user`.
+        what: &'static str,
+        /// The value.
+        id: u32,
+        /// The reason.
+        source: io::Error,
+    },
     /// `no_new_privs` cannot be set, or capabilities not kept over the change of user.
     #[error("prctl {what} failed")]
     Prctl {
@@ -93,6 +103,9 @@ impl PrivilegeError {
             Self::Missing { capability: Capability::CAP_SYS_ADMIN, .. } => {
                 "leave --allow-new-privs out, or run with --cap-add=SYS_ADMIN, which is dropped before the command starts".to_owned()
             }
+            Self::Missing { capability: Capability::CAP_KILL, .. } => {
+                "run with --cap-add=KILL, which the command does not get, or without --supervise".to_owned()
+            }
             Self::Missing { started_as, .. } if *started_as != 0 => format!(
                 "start egress-init as root instead of uid {started_as} and name the user with --user"
             ),
@@ -108,7 +121,11 @@ impl PrivilegeError {
                 "choose an id that this user namespace maps (/proc/self/uid_map, gid_map)".to_owned()
             }
             Self::SocketFilter(error) => return error.remedy(),
-            Self::Capabilities { .. } | Self::Bounding { .. } | Self::Id { .. } | Self::Prctl { .. } => {
+            Self::Capabilities { .. }
+            | Self::Bounding { .. }
+            | Self::Id { .. }
+            | Self::OwnId { .. }
+            | Self::Prctl { .. } => {
                 "run with the default capabilities of the container runtime and a seccomp profile \
                  that lets root drop them"
                     .to_owned()

@@ -8,10 +8,12 @@
 
 mod capability;
 mod error;
+mod keeper;
 mod status;
 
 pub use capability::{KeptCapability, names};
 pub use error::PrivilegeError;
+pub use keeper::Keeper;
 pub use status::{Status, StatusError};
 
 use crate::accounts::Identity;
@@ -47,16 +49,7 @@ impl Privileges {
         status: &Status,
         setgroups_denied: bool,
     ) -> Result<(), PrivilegeError> {
-        for (capability, purpose) in self.takes(status) {
-            if status.permitted & capability.bitmask() == 0 {
-                let started_as = status.uid[1];
-                return Err(PrivilegeError::Missing {
-                    capability,
-                    purpose,
-                    started_as,
-                });
-            }
-        }
+        check_permitted(&self.takes(status), status)?;
         let groups_change = self
             .identity
             .as_ref()
@@ -94,8 +87,9 @@ impl Privileges {
         takes
     }
 
-    /// Leaves the calling thread, and threads that it starts, only what `drop_all` takes.
-    pub fn confine(&self) -> Result<(), PrivilegeError> {
+    /// Leaves the calling thread, and what it starts, only what `drop_all` takes, and of `beside`
+    /// what is there: a process that stays above the command takes steps of its own.
+    pub fn confine(&self, beside: &CapsHashSet) -> Result<(), PrivilegeError> {
         // What a root without effective capabilities may still raise.
         let permitted = read_set(CapSet::Permitted)?;
         set(CapSet::Effective, &permitted)?;
@@ -105,6 +99,7 @@ impl Privileges {
             .into_iter()
             .map(|(capability, _)| capability)
             .filter(|capability| *capability != Capability::CAP_SETPCAP || self.keeps(*capability))
+            .chain(beside.intersection(&permitted).copied())
             .collect();
         set(CapSet::Ambient, &CapsHashSet::new())?;
         set(CapSet::Effective, &remaining)?;
@@ -153,31 +148,12 @@ impl Privileges {
         set(CapSet::Ambient, &kept)
     }
 
-    /// By number, not by name: a kernel newer than this program may have more of them.
     fn reduce_bounding(&self) -> Result<(), PrivilegeError> {
-        for number in 0..64 {
-            let wanted = self.kept_mask() & (1 << number) != 0;
-            match process::bounding_has(number) {
-                None => break,
-                Some(true) if !wanted => process::bounding_drop(number)
-                    .map_err(|source| PrivilegeError::Bounding { number, source })?,
-                Some(_) => {}
-            }
-        }
-        Ok(())
+        reduce_bounding_to(self.kept_mask())
     }
 
     fn verify(&self, status: &Status) -> Result<(), PrivilegeError> {
-        let kept = self.kept_mask();
-        for (field, found) in [
-            ("CapInh", status.inheritable),
-            ("CapPrm", status.permitted),
-            ("CapEff", status.effective),
-            ("CapBnd", status.bounding),
-            ("CapAmb", status.ambient),
-        ] {
-            expect(field, format!("{found:016x}"), format!("{kept:016x}"))?;
-        }
+        expect_sets(status, [self.kept_mask(); 5])?;
         if let Some(wanted) = &self.identity {
             expect("Uid", list(&status.uid), list(&[wanted.uid; 4]))?;
             expect("Gid", list(&status.gid), list(&[wanted.gid; 4]))?;
@@ -228,6 +204,52 @@ fn change_ids(wanted: &Identity, status: &Status) -> Result<(), PrivilegeError> 
     }
     if [wanted.uid; 4] != status.uid {
         process::set_uid(wanted.uid).map_err(failed("user", wanted.uid.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Each of these is permitted, or which one is missing and for what.
+fn check_permitted(
+    takes: &[(Capability, &'static str)],
+    status: &Status,
+) -> Result<(), PrivilegeError> {
+    let missing = takes
+        .iter()
+        .find(|(capability, _)| status.permitted & capability.bitmask() == 0);
+    missing.map_or(Ok(()), |(capability, purpose)| {
+        Err(PrivilegeError::Missing {
+            capability: *capability,
+            purpose,
+            started_as: status.uid[1],
+        })
+    })
+}
+
+/// By number, not by name: a kernel newer than this program may have more of them.
+fn reduce_bounding_to(kept: u64) -> Result<(), PrivilegeError> {
+    for number in 0..64 {
+        match process::bounding_has(number) {
+            None => break,
+            Some(true) if kept & (1 << number) == 0 => process::bounding_drop(number)
+                .map_err(|source| PrivilegeError::Bounding { number, source })?,
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Each of the five capability sets, inheritable, permitted, effective, bounding and ambient, is as
+/// planned.
+fn expect_sets(status: &Status, expected: [u64; 5]) -> Result<(), PrivilegeError> {
+    let found = [
+        ("CapInh", status.inheritable),
+        ("CapPrm", status.permitted),
+        ("CapEff", status.effective),
+        ("CapBnd", status.bounding),
+        ("CapAmb", status.ambient),
+    ];
+    for ((field, found), expected) in found.into_iter().zip(expected) {
+        expect(field, format!("{found:016x}"), format!("{expected:016x}"))?;
     }
     Ok(())
 }

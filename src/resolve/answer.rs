@@ -1,11 +1,9 @@
-//! One response → what it says of a name: addresses, another name to ask for, or nothing.
+//! One response → what it says of a name: records, another name to ask for, or nothing.
 //! Pure.
-
-use std::net::IpAddr;
 
 use hickory_resolver::proto::{
     op::{Message, ResponseCode},
-    rr::{DNSClass, Name, RData, RecordType},
+    rr::{DNSClass, Name, RData, Record, RecordType},
 };
 
 /// Aliases that are followed for one name. Real chains have two to five.
@@ -15,19 +13,21 @@ const MAX_ALIASES: usize = 16;
 pub(super) struct Chain {
     /// Every name so far; the last is the one to ask for.
     names: Vec<Name>,
+    /// The records that led from each name to the next.
+    aliases: Vec<Record>,
 }
 
 /// What a response says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reading {
-    /// The addresses.
-    Addresses(Vec<IpAddr>),
+    /// The records of the type, at least one.
+    Records(Vec<Record>),
     /// The chain grew and the response does not say where it ends: ask for its last name.
     Follow,
-    /// The name exists and has no record of this type.
-    NoData,
+    /// The name exists and has no record of this type; the SOA says for how long.
+    NoData(Option<Record>),
     /// The name does not exist.
-    NxDomain,
+    NxDomain(Option<Record>),
     /// A name is an alias of itself, in the end.
     Loop,
     /// More than [`MAX_ALIASES`].
@@ -36,7 +36,15 @@ pub(super) enum Reading {
 
 impl Chain {
     pub(super) fn new(name: Name) -> Self {
-        Self { names: vec![name] }
+        Self {
+            names: vec![name],
+            aliases: Vec::new(),
+        }
+    }
+
+    /// The aliases on the way, in their order.
+    pub(super) fn into_aliases(self) -> Vec<Record> {
+        self.aliases
     }
 
     /// The name to ask for.
@@ -51,28 +59,24 @@ impl Chain {
         let start = self.names.len();
         loop {
             let records = || {
-                let of_last = |record: &&_| {
-                    let record: &hickory_resolver::proto::rr::Record = record;
+                let of_last = |record: &&Record| {
                     record.dns_class == DNSClass::IN && record.name == *self.last()
                 };
                 response.answers.iter().filter(of_last)
             };
-            let addresses: Vec<_> = records()
-                .filter(|record| record.record_type() == kind)
-                .filter_map(|record| match &record.data {
-                    RData::A(a) => Some(IpAddr::V4(a.0)),
-                    RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
-                    _ => None,
-                })
-                .collect();
-            if !addresses.is_empty() {
-                return Reading::Addresses(addresses);
+            // Empty data of a type that has data is a form of dynamic update (RFC 2136), no answer.
+            let of_kind = |record: &&Record| {
+                record.record_type() == kind && !matches!(record.data, RData::Update0(_))
+            };
+            let found: Vec<_> = records().filter(of_kind).cloned().collect();
+            if !found.is_empty() {
+                return Reading::Records(found);
             }
-            let target = records().find_map(|record| match &record.data {
-                RData::CNAME(target) => Some(target.0.clone()),
+            let alias = records().find_map(|record| match &record.data {
+                RData::CNAME(target) => Some((record.clone(), target.0.clone())),
                 _ => None,
             });
-            let Some(target) = target else {
+            let Some((alias, target)) = alias else {
                 break;
             };
             if self.names.contains(&target) {
@@ -82,20 +86,20 @@ impl Chain {
                 return Reading::TooLong;
             }
             self.names.push(target);
+            self.aliases.push(alias);
         }
+        let soa = response.authorities.iter().find(|record| {
+            matches!(record.data, RData::SOA(_)) && record.name.zone_of(self.last())
+        });
         if response.response_code == ResponseCode::NXDomain {
-            return Reading::NxDomain;
+            return Reading::NxDomain(soa.cloned());
         }
         // RFC 2308 section 2.2: with a SOA the absence is the answer. Without one, a server that
         // is not recursive may have stopped at the alias.
-        let absent = response
-            .authorities
-            .iter()
-            .any(|record| record.record_type() == RecordType::SOA);
-        if self.names.len() > start && !absent {
+        if self.names.len() > start && soa.is_none() {
             Reading::Follow
         } else {
-            Reading::NoData
+            Reading::NoData(soa.cloned())
         }
     }
 }
@@ -107,10 +111,7 @@ mod tests {
     use super::*;
     use hickory_resolver::proto::{
         op::OpCode,
-        rr::{
-            Record,
-            rdata::{A, AAAA, CNAME, SOA},
-        },
+        rr::rdata::{A, AAAA, CNAME, SOA},
     };
 
     fn name(text: &str) -> Name {
@@ -157,7 +158,7 @@ mod tests {
             other_type,
             other_class,
         ]);
-        let expected = Reading::Addresses(vec!["192.0.2.1".parse().unwrap()]);
+        let expected = Reading::Records(vec![a("a.", [192, 0, 2, 1])]);
         assert_eq!(read("a.", &message).0, expected);
     }
 
@@ -168,8 +169,12 @@ mod tests {
             cname("b.", "C."),
             cname("a.", "b."),
         ]);
-        let expected = Reading::Addresses(vec!["192.0.2.1".parse().unwrap()]);
-        assert_eq!(read("a.", &message), (expected, name("c.")));
+        let mut chain = Chain::new(name("a."));
+        let expected = Reading::Records(vec![a("c.", [192, 0, 2, 1])]);
+        assert_eq!(chain.read(&message, RecordType::A), expected);
+        assert_eq!(chain.last(), &name("c."));
+        let aliases = vec![cname("a.", "b."), cname("b.", "C.")];
+        assert_eq!(chain.into_aliases(), aliases);
     }
 
     #[test]
@@ -182,10 +187,19 @@ mod tests {
     fn an_alias_of_nothing() {
         let mut message = response(vec![cname("a.", "b.")]);
         message.add_authority(soa());
-        assert_eq!(read("a.", &message).0, Reading::NoData);
+        assert_eq!(read("a.", &message).0, Reading::NoData(Some(soa())));
         message.metadata.response_code = ResponseCode::NXDomain;
-        assert_eq!(read("a.", &message).0, Reading::NxDomain);
-        assert_eq!(read("a.", &response(vec![])).0, Reading::NoData);
+        assert_eq!(read("a.", &message).0, Reading::NxDomain(Some(soa())));
+        assert_eq!(read("a.", &response(vec![])).0, Reading::NoData(None));
+    }
+
+    #[test]
+    fn the_authority_of_another_zone_says_nothing() {
+        let mut message = response(vec![]);
+        let mut other = soa();
+        other.name = name("b.");
+        message.add_authority(other);
+        assert_eq!(read("a.", &message).0, Reading::NoData(None));
     }
 
     #[test]
@@ -212,7 +226,7 @@ mod tests {
             records.push(a(&format!("n{aliases}."), [192, 0, 2, 1]));
             response(records)
         };
-        assert!(matches!(read("n0.", &chain(16)).0, Reading::Addresses(_)));
+        assert!(matches!(read("n0.", &chain(16)).0, Reading::Records(_)));
         assert_eq!(read("n0.", &chain(17)).0, Reading::TooLong);
     }
 }

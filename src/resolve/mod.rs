@@ -2,7 +2,8 @@
 //!
 //! The caller takes what [`hosts`] knows and has the rest resolved here, once, through the hole
 //! that the lock leaves ([`crate::policy::Nameservers`]). Nothing is filtered: which addresses an answer
-//! may bring in is the policy's to say. Nothing is cached: a start asks for each name once.
+//! may bring in is the policy's to say. Nothing is cached: a start asks for each name once, and
+//! what the proxy may give out again it keeps itself ([`crate::proxy`]).
 
 mod answer;
 pub mod hosts;
@@ -22,7 +23,7 @@ use std::{
 use futures_util::{StreamExt as _, future::select, stream::FuturesUnordered};
 use hickory_resolver::proto::{
     op::Query,
-    rr::{Name as DnsName, RecordType},
+    rr::{Name as DnsName, RData, Record, RecordType},
 };
 use tokio::time::{Instant, timeout};
 use tracing::debug;
@@ -31,8 +32,9 @@ use crate::allowlist::Name;
 use answer::{Chain, Reading};
 use nameservers::Server;
 pub use nameservers::Upstreams;
-use servers::Servers;
+pub(crate) use servers::Servers;
 pub use servers::{Failure, ServerFailure};
+pub(crate) use udp::decode;
 
 /// How long one family may stay silent once the other has settled the name. Broken middleboxes
 /// drop queries for AAAA; a lost packet is sent again within this time.
@@ -105,8 +107,65 @@ impl Unresolved {
     }
 }
 
-/// The addresses of a name, sorted, each once, of both families; never an empty list.
-pub type Answer = Result<Vec<IpAddr>, Unresolved>;
+/// The addresses of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Of both families, sorted, each once; never empty.
+    pub addresses: Vec<IpAddr>,
+    /// The least TTL of the records that led to them.
+    pub ttl: Duration,
+}
+
+/// The addresses of a name, or why it has none.
+pub type Answer = Result<Resolved, Unresolved>;
+
+/// What the nameservers say of one name and type.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    /// The aliases in their order, then the records of the type at their end; nobody's else.
+    pub records: Vec<Record>,
+    /// Whether the name at the end of the aliases does not exist.
+    pub nxdomain: bool,
+    /// Where there is no record of the type, what says for how long (RFC 2308).
+    pub soa: Option<Record>,
+    /// Who said it.
+    pub server: SocketAddr,
+}
+
+impl Found {
+    /// For how long it holds: the least TTL, and of an absence no longer than its SOA says; no
+    /// time at all where there is none (RFC 2308 section 5).
+    pub(crate) fn ttl(&self, kind: RecordType) -> Duration {
+        let ttls = self.records.iter().map(|record| seconds(record.ttl));
+        let absence = (!self.has(kind)).then(|| match &self.soa {
+            Some(Record {
+                ttl,
+                data: RData::SOA(soa),
+                ..
+            }) => seconds((*ttl).min(soa.minimum)),
+            _ => Duration::ZERO,
+        });
+        ttls.chain(absence).min().unwrap_or_default()
+    }
+
+    /// Whether there is a record of the type.
+    pub(crate) fn has(&self, kind: RecordType) -> bool {
+        self.records
+            .last()
+            .is_some_and(|record| record.record_type() == kind)
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.records
+            .iter()
+            .filter_map(|record| record.data.ip_addr())
+    }
+}
+
+/// A TTL. With its highest bit set it counts as none (RFC 2181 section 8).
+fn seconds(ttl: u32) -> Duration {
+    Duration::from_secs(i32::try_from(ttl).map_or(0, i32::unsigned_abs).into())
+}
 
 /// Resolves all names at once, in the order of `names`, within `deadline` for all of them.
 ///
@@ -122,23 +181,11 @@ pub async fn resolve(
         return names.iter().map(nobody).collect();
     }
     let servers = Servers::open(&upstreams.servers, names.len() * 2);
-    let resolver = Resolver {
-        servers: &servers,
-        search: &upstreams.search,
-        deadline,
-        until: Instant::now() + deadline,
-    };
+    let resolver = Resolver::new(&servers, &upstreams.search, deadline, &|_, _, _| {});
     let mut lookups: FuturesUnordered<_> = names
         .iter()
         .enumerate()
-        .map(async |(index, name)| {
-            let mut answer = resolver.lookup(name).await;
-            if let Ok(addresses) = &mut answer {
-                addresses.sort_unstable();
-                addresses.dedup();
-            }
-            (index, answer)
-        })
+        .map(async |(index, name)| (index, resolver.lookup(name).await))
         .collect();
     let mut answers = Vec::with_capacity(names.len());
     let all = async {
@@ -161,15 +208,43 @@ pub async fn resolve(
         .collect()
 }
 
-struct Resolver<'a> {
+/// Lookups that end together.
+pub(crate) struct Resolver<'a> {
     servers: &'a Servers,
     search: &'a [String],
     deadline: Duration,
     until: Instant,
+    heard: &'a Heard<'a>,
 }
 
-impl Resolver<'_> {
-    async fn lookup(&self, name: &Name) -> Answer {
+/// Told of everything that is found, before it is put together.
+pub(crate) type Heard<'a> = dyn Fn(&DnsName, RecordType, &Found) + 'a;
+
+impl<'a> Resolver<'a> {
+    pub(crate) fn new(
+        servers: &'a Servers,
+        search: &'a [String],
+        deadline: Duration,
+        heard: &'a Heard<'a>,
+    ) -> Self {
+        Self {
+            servers,
+            search,
+            deadline,
+            until: Instant::now() + deadline,
+            heard,
+        }
+    }
+
+    /// The addresses of a name of the list.
+    pub(crate) async fn lookup(&self, name: &Name) -> Answer {
+        let mut resolved = self.search(name).await?;
+        resolved.addresses.sort_unstable();
+        resolved.addresses.dedup();
+        Ok(resolved)
+    }
+
+    async fn search(&self, name: &Name) -> Answer {
         let own = absolute(name.as_str()).ok_or(Unresolved::NotAName)?;
         if name.has_dot() || self.search.is_empty() {
             return self.both_families(&own, self.until, true).await;
@@ -235,9 +310,10 @@ impl Resolver<'_> {
             rest.await
         };
         match (first, second) {
-            (Ok(mut addresses), Ok(more)) => {
-                addresses.extend(more);
-                Ok(addresses)
+            (Ok(mut resolved), Ok(more)) => {
+                resolved.addresses.extend(more.addresses);
+                resolved.ttl = resolved.ttl.min(more.ttl);
+                Ok(resolved)
             }
             (Ok(addresses), Err(other)) | (Err(other), Ok(addresses)) => {
                 debug!("{name}: addresses of one family only: {other}");
@@ -254,17 +330,61 @@ impl Resolver<'_> {
         until: Instant,
         hurry: &AtomicBool,
     ) -> Answer {
+        let found = self.chain(name, kind, until, hurry).await?;
+        (self.heard)(name, kind, &found);
+        let addresses: Vec<_> = found.addresses().collect();
+        match found {
+            Found {
+                nxdomain: true,
+                server,
+                ..
+            } => Err(Unresolved::NxDomain(server)),
+            Found { server, .. } if addresses.is_empty() => Err(Unresolved::NoAddress(server)),
+            found => Ok(Resolved {
+                addresses,
+                ttl: found.ttl(kind),
+            }),
+        }
+    }
+
+    /// What is found under one absolute name, of one type. NXDOMAIN and NODATA are no errors here.
+    pub(crate) async fn records(
+        &self,
+        name: &DnsName,
+        kind: RecordType,
+    ) -> Result<Found, Unresolved> {
+        self.chain(name, kind, self.until, &AtomicBool::new(false))
+            .await
+    }
+
+    async fn chain(
+        &self,
+        name: &DnsName,
+        kind: RecordType,
+        until: Instant,
+        hurry: &AtomicBool,
+    ) -> Result<Found, Unresolved> {
         let mut chain = Chain::new(name.clone());
         loop {
             let question = Query::query(chain.last().clone(), kind);
             let response = self.servers.ask(&question, until, hurry).await;
             let response = response.map_err(|servers| self.failed(servers))?;
             let server = response.server;
+            let found = |chain: Chain, last, nxdomain, soa| {
+                let mut records = chain.into_aliases();
+                records.extend(last);
+                Ok(Found {
+                    records,
+                    nxdomain,
+                    soa,
+                    server,
+                })
+            };
             return match chain.read(&response.message, kind) {
-                Reading::Addresses(addresses) => Ok(addresses),
+                Reading::Records(last) => found(chain, last, false, None),
                 Reading::Follow => continue,
-                Reading::NoData => Err(Unresolved::NoAddress(server)),
-                Reading::NxDomain => Err(Unresolved::NxDomain(server)),
+                Reading::NoData(soa) => found(chain, Vec::new(), false, soa),
+                Reading::NxDomain(soa) => found(chain, Vec::new(), true, soa),
                 Reading::Loop => Err(Unresolved::CnameLoop(server)),
                 Reading::TooLong => Err(Unresolved::CnameChain(server)),
             };
@@ -286,7 +406,7 @@ impl Resolver<'_> {
 }
 
 /// The name with its final dot.
-fn absolute(name: &str) -> Option<DnsName> {
+pub(crate) fn absolute(name: &str) -> Option<DnsName> {
     DnsName::from_ascii(format!("{}.", name.trim_end_matches('.'))).ok()
 }
 

@@ -6,11 +6,15 @@
 //! times: forwarders refuse bursts, and some are up a moment later than the container.
 
 use std::{
+    cell::Cell,
     convert::Infallible,
     fmt, future, io, iter,
     net::SocketAddr,
     pin::pin,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -57,6 +61,9 @@ const PER_LANE: usize = 64;
 
 /// Connections at once, over all servers.
 const TCP_CONNECTIONS: usize = 32;
+
+/// For how long a server that was silent is not asked first.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// The longest that one exchange over TCP may take.
 const TCP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -133,18 +140,28 @@ impl From<Broken> for Failure {
 }
 
 /// The nameservers and their sockets.
-pub(super) struct Servers {
+pub(crate) struct Servers {
     all: Vec<Server>,
     queries: AtomicUsize,
     in_flight: Semaphore,
     connections: Semaphore,
+    ignored: Arc<AtomicU64>,
 }
 
 struct Server {
     address: SocketAddr,
-    lanes: Result<Vec<Lane>, Broken>,
-    /// It has left a query without an answer and has answered none since: the others go first.
-    silent: AtomicBool,
+    lanes: Lanes,
+    /// When it left a query without an answer, where it has answered none since: the others go
+    /// first, for [`SILENCE`].
+    silent: Cell<Option<Instant>>,
+}
+
+enum Lanes {
+    /// For many queries at once and a short life.
+    Shared(Result<Vec<Lane>, Broken>),
+    /// For a long life: each query has a socket of its own, on a port that nobody knows before
+    /// (RFC 5452 section 9.2), and what comes late reaches nobody. Nothing is open between queries.
+    Each,
 }
 
 /// A response and who gave it.
@@ -158,24 +175,51 @@ impl Servers {
     /// IPv6 in the kernel) fails later, alone.
     pub(super) fn open(addresses: &[SocketAddr], queries: usize) -> Self {
         let lanes = queries.clamp(1, IN_FLIGHT).div_ceil(PER_LANE);
+        Self::with_lanes(addresses, |address, ignored| {
+            let open = || Ok(Lane::new(address, ignored)?);
+            Lanes::Shared(iter::repeat_with(open).take(lanes).collect())
+        })
+    }
+
+    /// For a long life. [`Self::receive`] is not needed then.
+    pub(crate) fn lasting(addresses: &[SocketAddr]) -> Self {
+        Self::with_lanes(addresses, |_, _| Lanes::Each)
+    }
+
+    fn with_lanes(
+        addresses: &[SocketAddr],
+        lanes: impl Fn(SocketAddr, &Arc<AtomicU64>) -> Lanes,
+    ) -> Self {
+        let ignored = Arc::default();
         let servers = addresses.iter().map(|&address| Server {
             address,
-            lanes: iter::repeat_with(|| Ok(Lane::new(address)?))
-                .take(lanes)
-                .collect(),
-            silent: AtomicBool::new(false),
+            lanes: lanes(address, &ignored),
+            silent: Cell::new(None),
         });
         Self {
             all: servers.collect(),
             queries: AtomicUsize::new(0),
             in_flight: Semaphore::new(IN_FLIGHT),
             connections: Semaphore::new(TCP_CONNECTIONS),
+            ignored,
         }
+    }
+
+    /// How many datagrams came from the servers' addresses that answered no query.
+    pub(crate) fn ignored(&self) -> u64 {
+        self.ignored.load(Ordering::Relaxed)
     }
 
     /// Hands responses to those who wait in [`Self::ask`]; never returns.
     pub(super) async fn receive(&self) -> Infallible {
-        let lanes = self.all.iter().flat_map(|server| &server.lanes).flatten();
+        let shared = |server| match server {
+            &Server {
+                lanes: Lanes::Shared(Ok(ref lanes)),
+                ..
+            } => Some(lanes),
+            _ => None,
+        };
+        let lanes = self.all.iter().filter_map(shared).flatten();
         let mut receiving: FuturesUnordered<_> = lanes.map(Lane::receive).collect();
         match receiving.next().await {
             Some(never) => never,
@@ -245,7 +289,7 @@ impl Servers {
                     }
                 }
                 () = &mut hedge, if hedging => {
-                    self.all[latest].silent.store(true, Ordering::Relaxed);
+                    self.all[latest].silent.set(Some(Instant::now()));
                     drop(in_flight.take());
                     ask_next = true;
                     hedging = false;
@@ -259,7 +303,10 @@ impl Servers {
     fn order(&self) -> Vec<usize> {
         let mut order: Vec<_> = (0..self.all.len()).collect();
         // Stable: the configured order but for those that are silent.
-        order.sort_by_key(|&index| self.all[index].silent.load(Ordering::Relaxed));
+        order.sort_by_key(|&index| {
+            let silent = self.all[index].silent.get();
+            silent.is_some_and(|since| since.elapsed() < SILENCE)
+        });
         order
     }
 
@@ -286,12 +333,22 @@ impl Servers {
         question: &Query,
         until: Instant,
     ) -> Result<Message, Failure> {
-        let lanes = server.lanes.as_ref().map_err(|broken| *broken)?;
-        let lane = &lanes[lane % lanes.len()];
         let mut edns = true;
         loop {
-            let message = talk_udp(lane, question, edns).await?;
-            server.silent.store(false, Ordering::Relaxed);
+            let message = match &server.lanes {
+                Lanes::Shared(lanes) => {
+                    let lanes = lanes.as_ref().map_err(|broken| *broken)?;
+                    talk_udp(&lanes[lane % lanes.len()], question, edns).await?
+                }
+                Lanes::Each => {
+                    let lane = Lane::new(server.address, &self.ignored).map_err(Broken::from)?;
+                    tokio::select! {
+                        never = lane.receive() => match never {},
+                        message = talk_udp(&lane, question, edns) => message?,
+                    }
+                }
+            };
+            server.silent.set(None);
             match message.response_code {
                 // A server from before RFC 6891.
                 ResponseCode::FormErr | ResponseCode::NotImp if edns => edns = false,

@@ -12,8 +12,8 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -51,6 +51,7 @@ pub(super) struct Lane {
     server: SocketAddr,
     connected: AtomicBool,
     waiting: Mutex<HashMap<u16, Waiting>>,
+    ignored: Arc<AtomicU64>,
 }
 
 struct Waiting {
@@ -59,7 +60,8 @@ struct Waiting {
 }
 
 impl Lane {
-    pub(super) fn new(server: SocketAddr) -> io::Result<Self> {
+    /// `ignored` counts the datagrams that are no answer to a query.
+    pub(super) fn new(server: SocketAddr, ignored: &Arc<AtomicU64>) -> io::Result<Self> {
         let any = match server {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -71,6 +73,7 @@ impl Lane {
             server,
             connected: AtomicBool::new(false),
             waiting: Mutex::default(),
+            ignored: Arc::clone(ignored),
         })
     }
 
@@ -86,18 +89,24 @@ impl Lane {
     }
 
     fn dispatch(&self, octets: &[u8]) {
+        let ignore = || {
+            self.ignored.fetch_add(1, Ordering::Relaxed);
+        };
         let Some(id) = octets.first_chunk().map(|id| u16::from_be_bytes(*id)) else {
-            return;
+            return ignore();
         };
         let mut waiting = self.waiting();
         let Entry::Occupied(entry) = waiting.entry(id) else {
-            return;
+            return ignore();
         };
-        let outcome = match Message::from_vec(octets) {
-            Ok(message) if answers(&message, &entry.get().question) => Ok(message),
+        let outcome = match decode(octets) {
+            Some(message) if answers(&message, &entry.get().question) => Ok(message),
             // Someone guesses: the true one may still come.
-            Ok(_) => return,
-            Err(_) => Err(Broken::Malformed),
+            Some(_) => return ignore(),
+            None => {
+                ignore();
+                Err(Broken::Malformed)
+            }
         };
         // Nobody listens where the query was given up: nothing to do.
         let _ = entry.remove().outcome.send(outcome);
@@ -127,6 +136,19 @@ impl Lane {
             other => other.map(|_| ()),
         }
     }
+}
+
+/// Reads a message. One that announces more records than it has octets for is not even tried: the
+/// codec would set memory aside for them.
+pub(crate) fn decode(octets: &[u8]) -> Option<Message> {
+    let header: &[u8; 12] = octets.first_chunk()?;
+    let count = |at: usize| usize::from(u16::from_be_bytes([header[at], header[at + 1]]));
+    // The least that they take: the root, type and class; then TTL and length too.
+    let least = count(4) * 5 + (count(6) + count(8) + count(10)) * 11;
+    if least > octets.len() - header.len() {
+        return None;
+    }
+    Message::from_vec(octets).ok()
 }
 
 /// Whether a message is a response to a question. A server that understood nothing may leave the

@@ -2,18 +2,22 @@
 //!
 //! The order of the rules is the policy; each says why it stands where it does. Marks tell the
 //! flows that this ruleset let in or out from all others (flows from before the lock, of the
-//! lock's own DNS hole, of an earlier policy): see [`with_mark`].
+//! lock's own DNS hole, of an earlier policy): see [`marked_by_content`].
 
 use super::{
-    Chain, Elements, Hook, Key, Rule, Ruleset, Set,
+    Chain, Hook, Rule, Ruleset,
+    contents::{
+        ALLOWED, DENY4, DENY6, ERRORS4, ERRORS6, INBOUND, MLD_IN, MLD_OUT, NAMES, NAMESERVERS4,
+        NAMESERVERS6, ND_IN, ND_OUT, PAST, ServiceSets, icmp_sets, nameserver_sets, policy_sets,
+        timed_sets,
+    },
     set::Family,
     term::{Direction, End, Reject, Term},
 };
 use crate::{
-    policy::{Element, Nameservers, Policy},
-    service::{PortRange, Protocol, Service},
+    policy::{Nameservers, Policy, Timed},
+    service::Protocol,
 };
-use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -31,47 +35,106 @@ const LOG_PREFIX: &str = "egress-init refused: ";
 
 const DNS_PORT: u16 = 53;
 
-const ALLOW4: &str = "allow4";
-const ALLOW4_RANGES: &str = "allow4_ranges";
-const ALLOW6: &str = "allow6";
-const ALLOW6_RANGES: &str = "allow6_ranges";
-const DENY4: &str = "deny4";
-const DENY6: &str = "deny6";
-const INBOUND4: &str = "inbound4";
-const INBOUND6: &str = "inbound6";
-const NAMESERVERS4: &str = "nameservers4";
-const NAMESERVERS6: &str = "nameservers6";
-const ND_IN: &str = "nd_in";
-const ND_OUT: &str = "nd_out";
-const MLD_IN: &str = "mld_in";
-const MLD_OUT: &str = "mld_out";
-const ERRORS4: &str = "icmp_errors4";
-const ERRORS6: &str = "icmp_errors6";
+/// Where the resolver of mode `proxy` listens, on [`DNS_PORT`]: where a redirect sends queries.
+const LISTENERS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
+
 const REFUSE: &str = "refuse";
+const DIVERT: &str = "divert";
+
+/// Who opened a socket, by the numbers of the user namespace that owns the network: the kernel
+/// keeps them with the socket, whatever its process becomes and whoever holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketOwner {
+    /// The user.
+    pub uid: u32,
+    /// The group, or any.
+    pub gid: Option<u32>,
+}
+
+impl SocketOwner {
+    /// A user, whatever the group.
+    #[must_use]
+    pub const fn user(uid: u32) -> Self {
+        Self { uid, gid: None }
+    }
+
+    fn terms(self) -> Vec<Term> {
+        let mut terms = vec![Term::SocketUid(self.uid)];
+        terms.extend(self.gid.map(Term::SocketGid));
+        terms
+    }
+}
+
+/// What a policy does with DNS (section 7 of the contract).
+#[derive(Clone, Copy, Debug)]
+pub enum Dns<'a> {
+    /// Port 53 is closed: mode `pinned`.
+    Closed,
+    /// It is open to these servers: mode `system`.
+    Servers(&'a Nameservers),
+    /// Every query goes to a resolver of our own: mode `proxy`.
+    Proxy(&'a Proxy<'a>),
+}
+
+/// The resolver of mode `proxy` and what its answers opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Proxy<'a> {
+    /// The servers that it asks.
+    pub nameservers: &'a Nameservers,
+    /// Whom it is told from the command by. No command may have both.
+    pub resolver: SocketOwner,
+    /// Whether one of the servers is on loopback and may forward from inside this namespace, as
+    /// Docker's does with uid 0 and gid 0: these have the resolver's way out too.
+    pub forwarder: bool,
+    /// What tells this list from others ([`crate::policy::Ledger::generation`]). The flows of one
+    /// generation go on whatever DNS says meanwhile.
+    pub generation: [u8; 32],
+    /// What names opened ([`crate::policy::Ledger::names`]).
+    pub names: &'a [Timed],
+    /// What still allowed names opened lately ([`crate::policy::Ledger::past`]): flows to there
+    /// that an earlier generation let out go on.
+    pub past: &'a [Timed],
+}
+
+/// Who forwards for Docker.
+const FORWARDER: SocketOwner = SocketOwner {
+    uid: 0,
+    gid: Some(0),
+};
+
+impl Proxy<'_> {
+    fn owners(&self) -> Vec<SocketOwner> {
+        let forwarder = self.forwarder || self.nameservers.unknown;
+        let mut owners = vec![self.resolver];
+        owners.extend(forwarder.then_some(FORWARDER));
+        owners.dedup();
+        owners
+    }
+}
 
 /// The lock: nothing in, nothing out but loopback, IPv6 neighbour discovery and, where `dns` is
-/// given, DNS for the listed uids.
+/// given, DNS for the listed owners of sockets.
 ///
 /// It says nothing to established flows instead of resetting them, so that those which the
 /// coming policy allows survive a second start (I9).
 #[must_use]
-pub fn locked(dns: Option<(&Nameservers, &[u32])>) -> Ruleset {
+pub fn locked(dns: Option<(&Nameservers, &[SocketOwner])>) -> Ruleset {
     let mut output = refuse_hidden_destinations();
-    if let Some((nameservers, uids)) = dns {
-        for &uid in uids {
-            output.push(Rule(vec![
-                Term::SocketUid(uid),
-                Term::LeavesByLoopback,
-                Term::Accept,
-            ]));
-            output.extend(to_nameservers(Some(uid)));
-        }
-        output.extend(to_unknown_nameservers(nameservers));
+    if let Some((nameservers, owners)) = dns {
+        output.extend(way_out(owners, OWN_MARK));
+        output.extend(to_unknown_nameservers(
+            nameservers,
+            SocketOwner::user(0),
+            OWN_MARK,
+        ));
     }
     output.extend(close_dns());
     output.push(Rule(vec![Term::LeavesByLoopback, Term::Accept]));
     if dns.is_some() {
-        output.push(established());
+        output.push(established(OWN_MARK));
     }
     output.extend(neighbour_discovery(ND_OUT, MLD_OUT));
     output.push(Rule(vec![Term::Established, Term::Drop]));
@@ -79,7 +142,7 @@ pub fn locked(dns: Option<(&Nameservers, &[u32])>) -> Ruleset {
 
     let mut input = vec![Rule(vec![Term::CameByLoopback, Term::Accept])];
     if dns.is_some() {
-        input.push(established());
+        input.push(established(OWN_MARK));
     }
     input.extend(neighbour_discovery(ND_IN, MLD_IN));
     input.extend(icmp_errors());
@@ -88,62 +151,109 @@ pub fn locked(dns: Option<(&Nameservers, &[u32])>) -> Ruleset {
     if let Some((nameservers, _)) = dns {
         sets.extend(nameserver_sets(nameservers));
     }
-    with_mark(Ruleset {
+    marked_by_content(Ruleset {
         sets,
         chains: chains(output, input),
     })
 }
 
-/// The policy: what the sets allow, DNS only where `dns` is given, nothing else.
+/// The policy: what the sets allow, DNS only as `dns` says, nothing else.
 #[must_use]
-pub fn enforced(policy: &Policy, dns: Option<&Nameservers>) -> Ruleset {
-    let mut output = canary();
-    output.extend(refuse_hidden_destinations());
-    if dns.is_none() {
-        // Before loopback, where a nameserver may listen too (I7).
-        output.extend(close_dns());
-    }
-    output.push(Rule(vec![Term::LeavesByLoopback, Term::Accept]));
-    output.push(established());
-    output.extend(neighbour_discovery(ND_OUT, MLD_OUT));
-    if let Some(nameservers) = dns {
-        output.extend(to_nameservers(None));
-        output.extend(to_unknown_nameservers(nameservers));
-        // Port 53 is the mode's, not the list's: a wide entry does not open it.
-        output.extend(close_dns());
-    }
-    output.extend(refuse_denied());
-    output.extend(let_out());
-    output.extend(answers_to_inbound());
-    output.push(Rule(vec![Term::Goto(REFUSE)]));
-
-    let mut input = vec![
-        Rule(vec![Term::CameByLoopback, Term::Accept]),
-        established(),
-    ];
-    input.extend(neighbour_discovery(ND_IN, MLD_IN));
-    input.extend(icmp_errors());
-    input.extend(answers_to_allowed());
-    input.extend(let_in());
-    input.push(Rule(vec![Term::Counter]));
-
+pub fn enforced(policy: &Policy, dns: Dns<'_>) -> Ruleset {
     let mut sets = icmp_sets();
     sets.extend(policy_sets(policy));
-    if let Some(nameservers) = dns {
-        sets.extend(nameserver_sets(nameservers));
+    let mut chains = chains(output(dns), input(dns));
+    match dns {
+        Dns::Closed => {}
+        Dns::Servers(nameservers) => sets.extend(nameserver_sets(nameservers)),
+        Dns::Proxy(proxy) => {
+            sets.extend(nameserver_sets(proxy.nameservers));
+            sets.extend(timed_sets(NAMES, proxy.names));
+            sets.extend(timed_sets(PAST, proxy.past));
+            chains.push(divert(proxy));
+        }
     }
-    with_mark(Ruleset {
-        sets,
-        chains: chains(output, input),
-    })
+    let ruleset = Ruleset { sets, chains };
+    match dns {
+        Dns::Closed | Dns::Servers(_) => marked_by_content(ruleset),
+        Dns::Proxy(proxy) => marked_by_generation(ruleset, &proxy.generation),
+    }
 }
 
-/// Puts the mark of a ruleset in its rules: 32 bits of the SHA-256 of everything else in it.
+fn output(dns: Dns<'_>) -> Vec<Rule> {
+    let mut rules = canary();
+    rules.extend(refuse_hidden_destinations());
+    // Closed before loopback, where a nameserver may listen too (I7).
+    match dns {
+        Dns::Closed => rules.extend(close_dns()),
+        Dns::Servers(_) => {}
+        Dns::Proxy(proxy) => {
+            rules.extend(way_out(&proxy.owners(), RESOLVER_MARK));
+            rules.extend(to_unknown_nameservers(
+                proxy.nameservers,
+                FORWARDER,
+                RESOLVER_MARK,
+            ));
+            rules.extend(to_listeners());
+            rules.extend(close_dns());
+        }
+    }
+    rules.push(Rule(vec![Term::LeavesByLoopback, Term::Accept]));
+    rules.push(established(OWN_MARK));
+    rules.extend(neighbour_discovery(ND_OUT, MLD_OUT));
+    match dns {
+        Dns::Closed => {}
+        Dns::Servers(nameservers) => {
+            rules.extend(to_nameservers(None, OWN_MARK));
+            rules.extend(to_unknown_nameservers(
+                nameservers,
+                SocketOwner::user(0),
+                OWN_MARK,
+            ));
+            // Port 53 is the mode's, not the list's: a wide entry does not open it.
+            rules.extend(close_dns());
+        }
+        // Before what is denied: the elements of names are less what `!network` refuses, and
+        // `!name` is not about them.
+        Dns::Proxy(_) => {
+            rules.extend(let_out(NAMES));
+            rules.extend(go_on_out());
+        }
+    }
+    rules.extend(refuse_denied());
+    rules.extend(let_out(ALLOWED));
+    rules.extend(answers_to_inbound());
+    rules.push(Rule(vec![Term::Goto(REFUSE)]));
+    rules
+}
+
+fn input(dns: Dns<'_>) -> Vec<Rule> {
+    let mut rules = vec![
+        Rule(vec![Term::CameByLoopback, Term::Accept]),
+        established(OWN_MARK),
+    ];
+    if let Dns::Proxy(_) = dns {
+        rules.push(established(RESOLVER_MARK));
+    }
+    rules.extend(neighbour_discovery(ND_IN, MLD_IN));
+    rules.extend(icmp_errors());
+    if let Dns::Proxy(_) = dns {
+        rules.extend(answers_from(NAMES));
+        rules.extend(go_on_in());
+    }
+    rules.extend(drop_denied());
+    rules.extend(answers_from(ALLOWED));
+    rules.extend(let_in());
+    rules.push(Rule(vec![Term::Counter]));
+    rules
+}
+
+/// Puts the mark of a ruleset in its rules: by the SHA-256 of everything else in it.
 ///
 /// The same policy gives the same mark, so a second start with an unchanged list does not even
 /// touch the flows that are open; any other policy gives another one, and flows that carry the
 /// old mark are judged anew. Nobody without `CAP_NET_ADMIN` can set a conntrack mark.
-fn with_mark(mut ruleset: Ruleset) -> Ruleset {
+fn marked_by_content(ruleset: Ruleset) -> Ruleset {
     let mut hash = Sha256::new();
     hash.update(ruleset.structure().to_string());
     for set in &ruleset.sets {
@@ -156,24 +266,29 @@ fn with_mark(mut ruleset: Ruleset) -> Ruleset {
         // Keeps the elements of one set apart from those of the next.
         hash.update(set.elements.len().to_be_bytes());
     }
-    let digest = hash.finalize();
-    // 0 is the mark of a flow that nobody marked.
-    let own = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]).max(1);
-    let terms = ruleset
-        .chains
-        .iter_mut()
-        .flat_map(|chain| &mut chain.rules)
-        .flat_map(|rule| &mut rule.0);
-    for term in terms {
-        if let Term::Mark(mark) | Term::SetMark(mark) = term {
-            *mark = own;
-        }
-    }
-    ruleset
+    marked(ruleset, hash)
 }
 
-/// A mark that [`with_mark`] fills in.
+/// The same where elements come and go: by the list that they come from.
+fn marked_by_generation(ruleset: Ruleset, generation: &[u8; 32]) -> Ruleset {
+    let mut hash = Sha256::new();
+    hash.update(ruleset.structure().to_string());
+    hash.update(generation);
+    marked(ruleset, hash)
+}
+
+fn marked(ruleset: Ruleset, hash: Sha256) -> Ruleset {
+    let digest = hash.finalize();
+    let mark = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
+    // 0 is the mark of a flow that nobody marked.
+    ruleset.with_mark(if mark > RESOLVER_MARK { mark } else { !mark })
+}
+
+/// A mark that [`marked`] fills in: of the flows that the policy let in or out. Its last bit is 0.
 const OWN_MARK: u32 = 0;
+/// The last bit of the other mark: of the resolver's flows. It lets their answers in and nothing
+/// out, so that whoever takes the port of one that is closed has not its way out (I7).
+pub(super) const RESOLVER_MARK: u32 = 1;
 
 fn canary() -> Vec<Rule> {
     vec![
@@ -215,8 +330,8 @@ fn close_dns() -> Vec<Rule> {
         .into()
 }
 
-fn established() -> Rule {
-    Rule(vec![Term::Established, Term::Mark(OWN_MARK), Term::Accept])
+fn established(mark: u32) -> Rule {
+    Rule(vec![Term::Established, Term::Mark(mark), Term::Accept])
 }
 
 /// Hop limits 255 (RFC 4861 section 7) and 1 (RFC 3810 section 5) keep them on the link. The rate
@@ -245,13 +360,25 @@ fn icmp_errors() -> Vec<Rule> {
     ]
 }
 
-fn to_nameservers(uid: Option<u32>) -> Vec<Rule> {
+/// To a nameserver on loopback, and to those of the sets.
+fn way_out(owners: &[SocketOwner], mark: u32) -> Vec<Rule> {
+    let of_owner = |&owner: &SocketOwner| {
+        let mut terms = owner.terms();
+        terms.extend([Term::LeavesByLoopback, Term::Accept]);
+        let mut rules = vec![Rule(terms)];
+        rules.extend(to_nameservers(Some(owner), mark));
+        rules
+    };
+    owners.iter().flat_map(of_owner).collect()
+}
+
+fn to_nameservers(owner: Option<SocketOwner>, mark: u32) -> Vec<Rule> {
     [(Family::V4, NAMESERVERS4), (Family::V6, NAMESERVERS6)]
         .map(|(family, set)| {
-            let mut terms: Vec<Term> = uid.map(Term::SocketUid).into_iter().collect();
+            let mut terms = owner.map(SocketOwner::terms).unwrap_or_default();
             terms.extend([
                 service(family, End::Destination, End::Destination, set),
-                Term::SetMark(OWN_MARK),
+                Term::SetMark(mark),
                 Term::Accept,
             ]);
             Rule(terms)
@@ -259,20 +386,56 @@ fn to_nameservers(uid: Option<u32>) -> Vec<Rule> {
         .into()
 }
 
-fn to_unknown_nameservers(nameservers: &Nameservers) -> Vec<Rule> {
+fn to_unknown_nameservers(nameservers: &Nameservers, owner: SocketOwner, mark: u32) -> Vec<Rule> {
     if !nameservers.unknown {
         return Vec::new();
     }
     Protocol::ALL
         .map(|protocol| {
-            Rule(vec![
-                Term::SocketUid(0),
+            let mut terms = owner.terms();
+            terms.extend([
                 Term::DestinationPort(protocol, DNS_PORT),
-                Term::SetMark(OWN_MARK),
+                Term::SetMark(mark),
+                Term::Accept,
+            ]);
+            Rule(terms)
+        })
+        .into()
+}
+
+/// By address and port: to these chains a packet that was sent elsewhere still leaves by the
+/// interface of its first route.
+fn to_listeners() -> Vec<Rule> {
+    let listeners = LISTENERS.iter().flat_map(|&address| {
+        Protocol::ALL.map(|protocol| {
+            Rule(vec![
+                Term::DestinationIs(address),
+                Term::DestinationPort(protocol, DNS_PORT),
                 Term::Accept,
             ])
         })
-        .into()
+    });
+    listeners.collect()
+}
+
+/// Every query goes to the resolver, whatever server it was sent to, but for the resolver's own.
+fn divert(proxy: &Proxy<'_>) -> Chain {
+    let exempt = proxy.owners().into_iter().map(|owner| {
+        let mut terms = owner.terms();
+        terms.push(Term::Accept);
+        Rule(terms)
+    });
+    let diverted = Protocol::ALL.map(|protocol| {
+        Rule(vec![
+            Term::DestinationPort(protocol, DNS_PORT),
+            Term::Redirect(DNS_PORT),
+        ])
+    });
+    Chain {
+        name: DIVERT,
+        hook: Some(Hook::Divert),
+        rules: exempt.chain(diverted).collect(),
+    }
 }
 
 /// A match on a service whose address and port are those of the named ends.
@@ -297,37 +460,70 @@ fn refuse_denied() -> Vec<Rule> {
 }
 
 /// Starts flows to what is allowed, and takes over those that an earlier policy started.
-fn let_out() -> Vec<Rule> {
-    ALLOWED
+fn let_out(sets: ServiceSets) -> Vec<Rule> {
+    sets.map(|(family, set)| {
+        Rule(vec![
+            service(family, End::Destination, End::Destination, set),
+            Term::Counter,
+            Term::SetMark(OWN_MARK),
+            Term::Accept,
+        ])
+    })
+    .into()
+}
+
+/// Takes over flows to where a still allowed name was lately, and starts none: answers were seen,
+/// so that an earlier generation let them out.
+fn go_on_out() -> Vec<Rule> {
+    PAST.map(|(family, set)| {
+        Rule(vec![
+            Term::Answered,
+            Term::Direction(Direction::Original),
+            service(family, End::Destination, End::Destination, set),
+            Term::SetMark(OWN_MARK),
+            Term::Accept,
+        ])
+    })
+    .into()
+}
+
+/// The way in of the same flows.
+fn go_on_in() -> Vec<Rule> {
+    PAST.map(|(family, set)| {
+        Rule(vec![
+            Term::Answered,
+            Term::Direction(Direction::Reply),
+            service(family, End::Source, End::Source, set),
+            Term::SetMark(OWN_MARK),
+            Term::Accept,
+        ])
+    })
+    .into()
+}
+
+fn drop_denied() -> Vec<Rule> {
+    [(Family::V4, DENY4), (Family::V6, DENY6)]
         .map(|(family, set)| {
             Rule(vec![
-                service(family, End::Destination, End::Destination, set),
-                Term::Counter,
-                Term::SetMark(OWN_MARK),
-                Term::Accept,
+                Term::Direction(Direction::Reply),
+                service(family, End::Source, End::Source, set),
+                Term::Drop,
             ])
         })
         .into()
 }
 
 /// The way in of the flows that [`let_out`] takes over: it may be only the other side that talks.
-fn answers_to_allowed() -> Vec<Rule> {
-    let denied = [(Family::V4, DENY4), (Family::V6, DENY6)].map(|(family, set)| {
-        Rule(vec![
-            Term::Direction(Direction::Reply),
-            service(family, End::Source, End::Source, set),
-            Term::Drop,
-        ])
-    });
-    let allowed = ALLOWED.map(|(family, set)| {
+fn answers_from(sets: ServiceSets) -> Vec<Rule> {
+    sets.map(|(family, set)| {
         Rule(vec![
             Term::Direction(Direction::Reply),
             service(family, End::Source, End::Source, set),
             Term::SetMark(OWN_MARK),
             Term::Accept,
         ])
-    });
-    denied.into_iter().chain(allowed).collect()
+    })
+    .into()
 }
 
 /// Lets in what `--inbound` allows: the peer's address, the local port.
@@ -358,15 +554,6 @@ fn answers_to_inbound() -> Vec<Rule> {
         })
         .into()
 }
-
-const ALLOWED: [(Family, &str); 4] = [
-    (Family::V4, ALLOW4),
-    (Family::V4, ALLOW4_RANGES),
-    (Family::V6, ALLOW6),
-    (Family::V6, ALLOW6_RANGES),
-];
-
-const INBOUND: [(Family, &str); 2] = [(Family::V4, INBOUND4), (Family::V6, INBOUND6)];
 
 /// Everything refused ends here: counted, logged within a rate, and answered at once.
 fn refuse() -> Chain {
@@ -410,110 +597,4 @@ fn chains(output: Vec<Rule>, input: Vec<Rule>) -> Vec<Chain> {
             rules: Vec::new(),
         },
     ]
-}
-
-fn icmp_sets() -> Vec<Set> {
-    // RFC 792; RFC 4443, 4861 and 3810 for ICMPv6.
-    let types: [(&'static str, Family, &[u8]); 6] = [
-        (ND_OUT, Family::V6, &[133, 135, 136]),
-        (ND_IN, Family::V6, &[134, 135, 136]),
-        (MLD_OUT, Family::V6, &[131, 132, 143]),
-        (MLD_IN, Family::V6, &[130]),
-        (ERRORS4, Family::V4, &[3, 11, 12]),
-        (ERRORS6, Family::V6, &[1, 2, 3, 4]),
-    ];
-    types
-        .map(|(name, family, types)| Set {
-            name,
-            key: Key::IcmpType(family),
-            elements: Elements::IcmpTypes(types.to_vec()),
-        })
-        .into()
-}
-
-/// Single addresses with single ports go to hash tables, which grow without growing slower;
-/// networks and port ranges need interval sets. All sets are there even when empty, so that the
-/// text without elements is one for all lists.
-fn policy_sets(policy: &Policy) -> Vec<Set> {
-    let single = |element: &&Element| element.is_host() && element.service.ports.is_single();
-    let (hosts, ranges): (Vec<&Element>, Vec<&Element>) = policy.allow.iter().partition(single);
-    let pick = |elements: &[&Element], family| -> Elements {
-        Elements::Services(
-            elements
-                .iter()
-                .filter(|element| Family::of(element.network.addr()) == family)
-                .map(|element| **element)
-                .collect(),
-        )
-    };
-    let deny: Vec<&Element> = policy.deny.iter().collect();
-    let inbound: Vec<&Element> = policy.inbound.iter().collect();
-    [
-        (ALLOW4, Key::Service(Family::V4), pick(&hosts, Family::V4)),
-        (
-            ALLOW4_RANGES,
-            Key::ServiceRange(Family::V4),
-            pick(&ranges, Family::V4),
-        ),
-        (ALLOW6, Key::Service(Family::V6), pick(&hosts, Family::V6)),
-        (
-            ALLOW6_RANGES,
-            Key::ServiceRange(Family::V6),
-            pick(&ranges, Family::V6),
-        ),
-        (
-            DENY4,
-            Key::ServiceRange(Family::V4),
-            pick(&deny, Family::V4),
-        ),
-        (
-            DENY6,
-            Key::ServiceRange(Family::V6),
-            pick(&deny, Family::V6),
-        ),
-        (
-            INBOUND4,
-            Key::ServiceRange(Family::V4),
-            pick(&inbound, Family::V4),
-        ),
-        (
-            INBOUND6,
-            Key::ServiceRange(Family::V6),
-            pick(&inbound, Family::V6),
-        ),
-    ]
-    .map(|(name, key, elements)| Set {
-        name,
-        key,
-        elements,
-    })
-    .into()
-}
-
-fn nameserver_sets(nameservers: &Nameservers) -> Vec<Set> {
-    [(Family::V4, NAMESERVERS4), (Family::V6, NAMESERVERS6)]
-        .map(|(family, name)| {
-            let servers = nameservers
-                .servers
-                .iter()
-                .filter(|server| Family::of(server.ip()) == family);
-            let services = servers.flat_map(|server| {
-                Protocol::ALL.map(|protocol| Element {
-                    network: IpNet::from(server.ip()),
-                    service: Service {
-                        protocol,
-                        ports: PortRange::single(server.port()),
-                    },
-                })
-            });
-            let mut services: Vec<Element> = services.collect();
-            services.sort_unstable();
-            services.dedup();
-            Set {
-                name,
-                key: Key::Service(family),
-                elements: Elements::Services(services),
-            }
-        })
-        .into()
 }

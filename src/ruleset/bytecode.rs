@@ -35,6 +35,8 @@ pub enum Meta {
     Oif = 5,
     /// The uid of the sending socket.
     SkUid = 10,
+    /// The gid of the sending socket.
+    SkGid = 11,
     /// The family: 2 for IPv4, 10 for IPv6.
     NfProto = 15,
     /// The transport protocol.
@@ -170,6 +172,13 @@ pub enum Expr {
         /// The nflog group.
         group: u16,
     },
+    /// Send the flow to a port on loopback (`NFT_REDIR`).
+    Redirect {
+        /// Where the port is, in network order.
+        register: Register,
+        /// `NF_NAT_RANGE_*`: 2 where a port is given.
+        flags: u32,
+    },
     /// Count.
     Counter,
     /// Refuse.
@@ -188,6 +197,7 @@ const NFT_GOTO: i32 = -4;
 const LOOPBACK_IFINDEX: u32 = 1;
 const CT_ESTABLISHED: u32 = 2;
 const CT_RELATED: u32 = 4;
+const NF_NAT_RANGE_PROTO_SPECIFIED: u32 = 2;
 
 /// The expressions of a rule. nft leaves the family and the protocol that a match needs out of
 /// its text and puts them in front of the first match that needs them; so does this.
@@ -246,14 +256,15 @@ impl Lowering {
             Term::LeavesByLoopback => self.meta_is(Meta::Oif, &LOOPBACK_IFINDEX.to_ne_bytes()),
             Term::CameByLoopback => self.meta_is(Meta::Iif, &LOOPBACK_IFINDEX.to_ne_bytes()),
             Term::SocketUid(uid) => self.meta_is(Meta::SkUid, &uid.to_ne_bytes()),
-            Term::Established => {
-                self.ct(Ct::State, None);
-                let mask = (CT_ESTABLISHED | CT_RELATED).to_ne_bytes().to_vec();
-                self.exprs.push(Expr::Mask {
+            Term::SocketGid(gid) => self.meta_is(Meta::SkGid, &gid.to_ne_bytes()),
+            Term::Established => self.state(CT_ESTABLISHED | CT_RELATED),
+            Term::Answered => self.state(CT_ESTABLISHED),
+            Term::Redirect(port) => {
+                self.immediate(&port.to_be_bytes());
+                self.exprs.push(Expr::Redirect {
                     register: REG_1,
-                    mask,
+                    flags: NF_NAT_RANGE_PROTO_SPECIFIED,
                 });
-                self.compare(Comparison::Neq, &0_u32.to_ne_bytes());
             }
             Term::Direction(direction) => {
                 self.ct(Ct::Direction, None);
@@ -307,12 +318,25 @@ impl Lowering {
     }
 
     fn set_mark(&mut self, mark: u32) {
-        let value = mark.to_ne_bytes().to_vec();
+        self.immediate(&mark.to_ne_bytes());
+        self.exprs.push(Expr::SetCtMark { register: REG_1 });
+    }
+
+    fn immediate(&mut self, value: &[u8]) {
         self.exprs.push(Expr::Immediate {
             register: REG_1,
-            value,
+            value: value.to_vec(),
         });
-        self.exprs.push(Expr::SetCtMark { register: REG_1 });
+    }
+
+    /// One of these states.
+    fn state(&mut self, states: u32) {
+        self.ct(Ct::State, None);
+        self.exprs.push(Expr::Mask {
+            register: REG_1,
+            mask: states.to_ne_bytes().to_vec(),
+        });
+        self.compare(Comparison::Neq, &0_u32.to_ne_bytes());
     }
 
     fn reject(&mut self, reject: Reject) {

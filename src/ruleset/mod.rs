@@ -4,17 +4,18 @@
 //! a rule into the expressions that the kernel runs, [`crate::nft`] sends it and compares what
 //! the kernel holds with it, and [`Ruleset::digest`] names it in the sentinel.
 //!
-//! What may flow is written down in [`build`]; the vocabulary of a rule is in [`term`]. Nothing
+//! What may flow is written down in [`build`], what the sets hold in [`contents`]; the vocabulary of a rule is in [`term`]. Nothing
 //! here touches the kernel.
 
 pub mod build;
 pub mod bytecode;
+pub mod contents;
 pub mod set;
 pub mod term;
 #[cfg(test)]
 mod tests;
 
-pub use build::{enforced, locked};
+pub use build::{Dns, Proxy, SocketOwner, enforced, locked};
 pub use set::{Elements, Key, Set};
 pub use term::Term;
 
@@ -33,6 +34,37 @@ pub enum Hook {
     Forward,
     /// Packets of a local process.
     Output,
+    /// The first packet of a flow of a local process, to say where it goes.
+    Divert,
+}
+
+impl Hook {
+    /// Before -100, where Docker sends queries to its own resolver.
+    const DIVERT_PRIORITY: i32 = -110;
+
+    /// The type of a chain that hangs there.
+    #[must_use]
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Input | Self::Forward | Self::Output => "filter",
+            Self::Divert => "nat",
+        }
+    }
+
+    /// Its place among the chains of the same hook.
+    #[must_use]
+    pub fn priority(self) -> i32 {
+        match self {
+            Self::Input | Self::Forward | Self::Output => 0,
+            Self::Divert => Self::DIVERT_PRIORITY,
+        }
+    }
+
+    /// Whether a packet passes that no rule decides.
+    #[must_use]
+    pub fn accepts(self) -> bool {
+        self == Self::Divert
+    }
 }
 
 impl fmt::Display for Hook {
@@ -40,7 +72,7 @@ impl fmt::Display for Hook {
         f.write_str(match self {
             Self::Input => "input",
             Self::Forward => "forward",
-            Self::Output => "output",
+            Self::Output | Self::Divert => "output",
         })
     }
 }
@@ -61,7 +93,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// A chain. One with a hook is a base chain of type filter, priority 0 and policy drop.
+/// A chain. One with a hook is a base chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
     /// Its name.
@@ -82,6 +114,29 @@ pub struct Ruleset {
 }
 
 impl Ruleset {
+    /// The mark of the flows that the rules let in or out; none in a lock that lets none.
+    #[must_use]
+    pub fn mark(&self) -> Option<u32> {
+        let rules = self.chains.iter().flat_map(|chain| &chain.rules);
+        let mut terms = rules.flat_map(|rule| &rule.0);
+        terms.find_map(|term| match term {
+            Term::SetMark(mark) => Some(mark & !build::RESOLVER_MARK),
+            _ => None,
+        })
+    }
+
+    /// The same ruleset with another mark.
+    #[must_use]
+    pub fn with_mark(mut self, mark: u32) -> Self {
+        let rules = self.chains.iter_mut().flat_map(|chain| &mut chain.rules);
+        for term in rules.flat_map(|rule| &mut rule.0) {
+            if let Term::Mark(held) | Term::SetMark(held) = term {
+                *held = mark & !build::RESOLVER_MARK | *held & build::RESOLVER_MARK;
+            }
+        }
+        self
+    }
+
     /// SHA-256 of the text without the elements, in lower-case hexadecimal: what
     /// `nft -s -t list table inet egress_init | sha256sum` prints.
     #[must_use]
@@ -130,9 +185,15 @@ impl fmt::Display for Text<'_> {
             }
             writeln!(f, "\tchain {} {{", chain.name)?;
             if let Some(hook) = chain.hook {
+                let priority = match hook.priority() {
+                    0 => "filter".to_owned(),
+                    other => other.to_string(),
+                };
+                let policy = if hook.accepts() { "accept" } else { "drop" };
                 writeln!(
                     f,
-                    "\t\ttype filter hook {hook} priority filter; policy drop;"
+                    "\t\ttype {} hook {hook} priority {priority}; policy {policy};",
+                    hook.kind()
                 )?;
             }
             for rule in &chain.rules {

@@ -1,7 +1,7 @@
 //! Sets of nftables: what they are keyed by and what they hold.
 
-use crate::policy::Element;
-use std::{fmt, net::IpAddr};
+use crate::policy::{Element, Timed};
+use std::{fmt, net::IpAddr, time::Duration};
 
 /// An IP version, as a set or a rule is bound to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +98,21 @@ impl Key {
         matches!(self, Self::ServiceRange(_))
     }
 
+    /// An element of such a set, in one of services.
+    #[must_use]
+    pub fn raw(self, element: &Element, life: Option<Duration>) -> RawElement {
+        let protocol = element.service.protocol.number();
+        let ports = element.service.ports;
+        let network = element.network;
+        RawElement {
+            key: KeyBytes::service(network.network(), protocol, ports.first()),
+            end: self
+                .is_interval()
+                .then(|| KeyBytes::service(network.broadcast(), protocol, ports.last())),
+            life,
+        }
+    }
+
     /// The type as nft writes it.
     fn text(self) -> &'static str {
         match self {
@@ -114,16 +129,35 @@ impl Key {
 }
 
 /// An element as the kernel holds it: the key, and the end of the range in an interval set.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RawElement {
     /// The lowest value in each field, padded.
     pub key: KeyBytes,
     /// The highest value in each field, padded.
     pub end: Option<KeyBytes>,
+    /// How long it has left, in a set whose elements end.
+    pub life: Option<Duration>,
+}
+
+impl RawElement {
+    /// Whether the other is of the same addresses, protocol and ports.
+    #[must_use]
+    pub fn is_same_service(&self, other: &Self) -> bool {
+        self.key == other.key && self.end == other.end
+    }
+
+    /// The same, for as long as it is left.
+    #[must_use]
+    pub fn without_end(&self) -> Self {
+        Self {
+            life: None,
+            ..self.clone()
+        }
+    }
 }
 
 /// A key without an allocation: at most 24 octets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyBytes {
     bytes: [u8; 24],
     len: u8,
@@ -173,6 +207,8 @@ impl KeyBytes {
 pub enum Elements {
     /// For the service keys: disjoint, sorted, all of the set's family.
     Services(Vec<Element>),
+    /// The same, each for a time.
+    Timed(Vec<Timed>),
     /// For the ICMP types: sorted.
     IcmpTypes(Vec<u8>),
 }
@@ -183,6 +219,7 @@ impl Elements {
     pub fn len(&self) -> usize {
         match self {
             Self::Services(elements) => elements.len(),
+            Self::Timed(elements) => elements.len(),
             Self::IcmpTypes(types) => types.len(),
         }
     }
@@ -206,31 +243,35 @@ pub struct Set {
 }
 
 impl Set {
+    /// Whether its elements end.
+    #[must_use]
+    pub fn is_timed(&self) -> bool {
+        matches!(self.elements, Elements::Timed(_))
+    }
+
     /// The elements as the kernel takes and returns them.
     pub fn raw_elements(&self) -> impl Iterator<Item = RawElement> + '_ {
-        let interval = self.key.is_interval();
-        let (services, types): (&[Element], &[u8]) = match &self.elements {
-            Elements::Services(elements) => (elements, &[]),
-            Elements::IcmpTypes(types) => (&[], types),
+        let (services, timed, types): (&[Element], &[Timed], &[u8]) = match &self.elements {
+            Elements::Services(elements) => (elements, &[], &[]),
+            Elements::Timed(elements) => (&[], elements, &[]),
+            Elements::IcmpTypes(types) => (&[], &[], types),
         };
+        let key = self.key;
         services
             .iter()
-            .map(move |element| {
-                let protocol = element.service.protocol.number();
-                let ports = element.service.ports;
-                RawElement {
-                    key: KeyBytes::service(element.network.network(), protocol, ports.first()),
-                    end: interval.then(|| {
-                        KeyBytes::service(element.network.broadcast(), protocol, ports.last())
-                    }),
-                }
-            })
+            .map(move |element| key.raw(element, None))
+            .chain(
+                timed
+                    .iter()
+                    .map(move |timed| key.raw(&timed.element, Some(timed.life))),
+            )
             .chain(types.iter().map(|&number| {
                 let mut bytes = [0; 24];
                 bytes[0] = number;
                 RawElement {
                     key: KeyBytes { bytes, len: 1 },
                     end: None,
+                    life: None,
                 }
             }))
     }
@@ -238,14 +279,23 @@ impl Set {
     pub(super) fn write_text(&self, f: &mut fmt::Formatter<'_>, elements: bool) -> fmt::Result {
         writeln!(f, "\tset {} {{", self.name)?;
         writeln!(f, "\t\ttype {}", self.key.text())?;
-        if self.key.is_interval() {
-            writeln!(f, "\t\tflags interval")?;
+        match (self.key.is_interval(), self.is_timed()) {
+            (false, false) => {}
+            (true, false) => writeln!(f, "\t\tflags interval")?,
+            (false, true) => writeln!(f, "\t\tflags timeout")?,
+            (true, true) => writeln!(f, "\t\tflags interval,timeout")?,
         }
         if elements && !self.elements.is_empty() {
             f.write_str("\t\telements = { ")?;
             match &self.elements {
                 Elements::Services(elements) => {
                     separated(f, elements, |f, element| write!(f, "{element}"))?;
+                }
+                Elements::Timed(elements) => {
+                    separated(f, elements, |f, timed| {
+                        let Timed { element, life } = timed;
+                        write!(f, "{element} timeout {}", Life(*life))
+                    })?;
                 }
                 Elements::IcmpTypes(types) => {
                     separated(f, types, |f, number| write_icmp_type(f, self.key, *number))?;
@@ -254,6 +304,23 @@ impl Set {
             writeln!(f, " }}")?;
         }
         writeln!(f, "\t}}")
+    }
+}
+
+/// A time as nft writes it: `1d2h3m4s`. Milliseconds are not ours.
+struct Life(Duration);
+
+impl fmt::Display for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let parts = [
+            (seconds / 86_400, 'd'),
+            (seconds / 3600 % 24, 'h'),
+            (seconds / 60 % 60, 'm'),
+            (seconds % 60, 's'),
+        ];
+        let mut parts = parts.iter().filter(|(number, _)| *number > 0);
+        parts.try_for_each(|(number, unit)| write!(f, "{number}{unit}"))
     }
 }
 

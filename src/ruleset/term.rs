@@ -68,8 +68,12 @@ pub enum Term {
     CameByLoopback,
     /// The socket that sends it was opened by this uid, of the namespace's user namespace.
     SocketUid(u32),
+    /// The socket that sends it was opened with this gid, of the same user namespace.
+    SocketGid(u32),
     /// The flow was seen in both directions, or the packet is an error about one that was.
     Established,
+    /// The flow was seen in both directions; no error about one counts.
+    Answered,
     /// The packet goes this way of its flow.
     Direction(Direction),
     /// The flow has this mark.
@@ -107,6 +111,8 @@ pub enum Term {
     Counter,
     /// Mark the flow.
     SetMark(u32),
+    /// Send the flow to this port on loopback instead.
+    Redirect(u16),
     /// Let the packet pass.
     Accept,
     /// Drop the packet and say nothing.
@@ -130,6 +136,9 @@ impl fmt::Display for Term {
             Self::LeavesByLoopback => f.write_str("oif \"lo\""),
             Self::CameByLoopback => f.write_str("iif \"lo\""),
             Self::SocketUid(uid) => write!(f, "meta skuid {uid}"),
+            Self::SocketGid(gid) => write!(f, "meta skgid {gid}"),
+            Self::Answered => f.write_str("ct state established"),
+            Self::Redirect(port) => write!(f, "redirect to :{port}"),
             Self::Established => f.write_str("ct state established,related"),
             Self::Direction(Direction::Original) => f.write_str("ct direction original"),
             Self::Direction(Direction::Reply) => f.write_str("ct direction reply"),

@@ -4,10 +4,10 @@
 
 use super::{build::*, set::*, *};
 use crate::{
-    policy::{Element, Nameservers, Policy},
+    policy::{Element, Nameservers, Policy, Timed},
     service::{PortRange, Protocol, Service},
 };
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 fn element(network: &str, port: u16) -> Element {
     Element {
@@ -57,9 +57,9 @@ fn position(rules: &[String], part: &str) -> usize {
 fn every_base_chain_drops_and_what_leaves_is_refused_at_last() {
     for ruleset in [
         locked(None),
-        locked(Some((&nameservers(), &[0]))),
-        enforced(&policy(), None),
-        enforced(&policy(), Some(&nameservers())),
+        locked(Some((&nameservers(), &[SocketOwner::user(0)]))),
+        enforced(&policy(), Dns::Closed),
+        enforced(&policy(), Dns::Servers(&nameservers())),
     ] {
         let hooks: Vec<_> = ruleset.chains.iter().map(|chain| chain.hook).collect();
         assert_eq!(
@@ -78,7 +78,7 @@ fn every_base_chain_drops_and_what_leaves_is_refused_at_last() {
 
 #[test]
 fn the_canary_comes_first_and_only_with_the_policy() {
-    let rules = rules(&enforced(&policy(), None), "output");
+    let rules = rules(&enforced(&policy(), Dns::Closed), "output");
     assert!(rules[0].ends_with("reject with icmp prot-unreachable"));
     assert!(rules[1].ends_with("reject with icmpv6 policy-fail"));
     assert!(!locked(None).to_string().contains("192.0.2.1"));
@@ -86,14 +86,14 @@ fn the_canary_comes_first_and_only_with_the_policy() {
 
 #[test]
 fn pinned_closes_port_53_before_loopback_opens() {
-    let rules = rules(&enforced(&policy(), None), "output");
+    let rules = rules(&enforced(&policy(), Dns::Closed), "output");
     assert!(position(&rules, "proto-dst 53") < position(&rules, "oif \"lo\" accept"));
     assert!(!rules.iter().any(|rule| rule.contains("nameservers")));
 }
 
 #[test]
 fn system_opens_port_53_to_the_nameservers_and_closes_the_rest() {
-    let rules = rules(&enforced(&policy(), Some(&nameservers())), "output");
+    let rules = rules(&enforced(&policy(), Dns::Servers(&nameservers())), "output");
     let close = position(&rules, "proto-dst 53");
     assert!(position(&rules, "@nameservers4") < close);
     assert!(position(&rules, "meta skuid 0 udp dport 53") < close);
@@ -103,8 +103,8 @@ fn system_opens_port_53_to_the_nameservers_and_closes_the_rest() {
 #[test]
 fn hidden_destinations_are_refused_before_anything_is_accepted() {
     for ruleset in [
-        locked(Some((&nameservers(), &[0]))),
-        enforced(&policy(), None),
+        locked(Some((&nameservers(), &[SocketOwner::user(0)]))),
+        enforced(&policy(), Dns::Closed),
     ] {
         let rules = rules(&ruleset, "output");
         let first = position(&rules, " accept");
@@ -115,7 +115,7 @@ fn hidden_destinations_are_refused_before_anything_is_accepted() {
 
 #[test]
 fn what_is_denied_is_asked_first_in_both_directions() {
-    let ruleset = enforced(&policy(), None);
+    let ruleset = enforced(&policy(), Dns::Closed);
     for chain in ["output", "input"] {
         let rules = rules(&ruleset, chain);
         assert!(position(&rules, "@deny4") < position(&rules, "@allow4 "));
@@ -125,7 +125,10 @@ fn what_is_denied_is_asked_first_in_both_directions() {
 
 #[test]
 fn the_lock_lets_dns_through_for_the_listed_uids_only() {
-    let open = rules(&locked(Some((&nameservers(), &[1000]))), "output");
+    let open = rules(
+        &locked(Some((&nameservers(), &[SocketOwner::user(1000)]))),
+        "output",
+    );
     let to_servers: Vec<_> = open
         .iter()
         .filter(|rule| rule.contains("@nameservers"))
@@ -143,12 +146,12 @@ fn the_lock_lets_dns_through_for_the_listed_uids_only() {
 
 #[test]
 fn single_services_and_ranges_are_kept_apart() {
-    let ruleset = enforced(&policy(), None);
+    let ruleset = enforced(&policy(), Dns::Closed);
     let held = |name: &str| -> Vec<String> {
         let set = ruleset.sets.iter().find(|set| set.name == name).unwrap();
         match &set.elements {
             Elements::Services(elements) => elements.iter().map(ToString::to_string).collect(),
-            Elements::IcmpTypes(_) => Vec::new(),
+            Elements::Timed(_) | Elements::IcmpTypes(_) => Vec::new(),
         }
     };
     assert_eq!(held("allow4"), ["192.0.2.7 . tcp . 443"]);
@@ -171,23 +174,29 @@ fn the_mark_is_the_policys() {
         assert_eq!(marks.len(), 1, "one mark in all rules");
         marks.into_iter().next().unwrap()
     };
-    let same = mark(&enforced(&policy(), None));
-    assert_eq!(same, mark(&enforced(&policy(), None)));
+    let same = mark(&enforced(&policy(), Dns::Closed));
+    assert_eq!(same, mark(&enforced(&policy(), Dns::Closed)));
     assert_ne!(same, "00000000");
     let mut other = policy();
     other.allow[0].service.ports = PortRange::single(444);
-    assert_ne!(same, mark(&enforced(&other, None)));
+    assert_ne!(same, mark(&enforced(&other, Dns::Closed)));
     // Not what a set holds alone, but also which set.
     let mut other = policy();
     std::mem::swap(&mut other.allow, &mut other.deny);
-    assert_ne!(same, mark(&enforced(&other, None)));
-    assert_ne!(same, mark(&enforced(&policy(), Some(&nameservers()))));
-    assert_ne!(same, mark(&locked(Some((&nameservers(), &[0])))));
+    assert_ne!(same, mark(&enforced(&other, Dns::Closed)));
+    assert_ne!(
+        same,
+        mark(&enforced(&policy(), Dns::Servers(&nameservers())))
+    );
+    assert_ne!(
+        same,
+        mark(&locked(Some((&nameservers(), &[SocketOwner::user(0)]))))
+    );
 }
 
 #[test]
 fn an_element_is_what_the_kernel_takes() {
-    let ruleset = enforced(&policy(), None);
+    let ruleset = enforced(&policy(), Dns::Closed);
     let ranges = ruleset
         .sets
         .iter()
@@ -213,7 +222,7 @@ fn an_element_is_what_the_kernel_takes() {
 
 #[test]
 fn path_mtu_and_unreachable_errors_come_in() {
-    for ruleset in [locked(None), enforced(&policy(), None)] {
+    for ruleset in [locked(None), enforced(&policy(), Dns::Closed)] {
         let rules = rules(&ruleset, "input");
         position(&rules, "icmp type @icmp_errors4 accept");
         position(&rules, "icmpv6 type @icmp_errors6 accept");
@@ -231,4 +240,180 @@ fn what_is_refused_is_counted_logged_within_a_rate_and_answered() {
             "reject with icmpx admin-prohibited",
         ]
     );
+}
+
+fn timed(network: &str, first: u16, last: u16, seconds: u64) -> Timed {
+    Timed {
+        element: Element {
+            network: network.parse().unwrap(),
+            service: Service {
+                protocol: Protocol::Tcp,
+                ports: PortRange::new(first, last).unwrap(),
+            },
+        },
+        life: Duration::from_secs(seconds),
+    }
+}
+
+const RESOLVER: SocketOwner = SocketOwner {
+    uid: 0,
+    gid: Some(4_000_000_000),
+};
+
+fn proxy<'a>(nameservers: &'a Nameservers, names: &'a [Timed]) -> Proxy<'a> {
+    Proxy {
+        nameservers,
+        resolver: RESOLVER,
+        forwarder: false,
+        generation: [7; 32],
+        names,
+        past: names,
+    }
+}
+
+fn known_nameservers() -> Nameservers {
+    Nameservers {
+        unknown: false,
+        ..nameservers()
+    }
+}
+
+#[test]
+fn in_proxy_only_the_resolver_has_a_way_out_to_dns() {
+    let nameservers = known_nameservers();
+    let ruleset = enforced(&policy(), Dns::Proxy(&proxy(&nameservers, &[])));
+    let output = rules(&ruleset, "output");
+    let owner = "meta skuid 0 meta skgid 4000000000 ";
+    let to_servers = output.iter().filter(|rule| rule.contains("@nameservers"));
+    assert!(to_servers.clone().all(|rule| rule.starts_with(owner)));
+    assert_eq!(to_servers.count(), 2);
+    assert!(!output.iter().any(|rule| rule.contains("skgid 0 ")));
+    // Closed before anything that could let a query pass, established flows among them.
+    let close = position(&output, "proto-dst 53");
+    let loopback = output.iter().position(|rule| rule == "oif \"lo\" accept");
+    assert!(Some(close) < loopback);
+    assert!(close < position(&output, "ct state established,related ct mark"));
+    assert!(position(&output, owner) < close);
+    for listener in ["ip daddr 127.0.0.1", "ip6 daddr ::1"] {
+        for protocol in ["udp", "tcp"] {
+            let rule = format!("{listener} {protocol} dport 53 accept");
+            assert!(position(&output, &rule) < close);
+        }
+    }
+    assert_eq!(
+        rules(&ruleset, "divert"),
+        [
+            "meta skuid 0 meta skgid 4000000000 accept",
+            "tcp dport 53 redirect to :53",
+            "udp dport 53 redirect to :53",
+        ]
+    );
+}
+
+#[test]
+fn what_forwards_for_docker_has_the_same_way_out() {
+    let (known, unknown) = (known_nameservers(), nameservers());
+    let forwarder = Proxy {
+        forwarder: true,
+        ..proxy(&known, &[])
+    };
+    for (proxy, to_any) in [(forwarder, 0), (proxy(&unknown, &[]), 2)] {
+        let ruleset = enforced(&policy(), Dns::Proxy(&proxy));
+        let output = rules(&ruleset, "output");
+        let docker = "meta skuid 0 meta skgid 0 ";
+        let ways = output.iter().filter(|rule| rule.starts_with(docker));
+        assert_eq!(ways.count(), 3 + to_any);
+        let any = output
+            .iter()
+            .filter(|rule| rule.contains("dport 53 ct mark set"));
+        assert_eq!(any.count(), to_any);
+        let divert = rules(&ruleset, "divert");
+        assert_eq!(divert[1], "meta skuid 0 meta skgid 0 accept");
+    }
+}
+
+#[test]
+fn the_resolvers_flows_have_a_mark_that_lets_nothing_out() {
+    let nameservers = known_nameservers();
+    let ruleset = enforced(&policy(), Dns::Proxy(&proxy(&nameservers, &[])));
+    let mark = ruleset.mark().unwrap();
+    assert_eq!(mark & 1, 0);
+    let resolver = format!("ct mark 0x{:08x} accept", mark | 1);
+    assert!(
+        !rules(&ruleset, "output")
+            .iter()
+            .any(|rule| rule.contains(&resolver))
+    );
+    position(&rules(&ruleset, "input"), &resolver);
+    let set = format!("ct mark set 0x{:08x} accept", mark | 1);
+    let marked: Vec<_> = rules(&ruleset, "output")
+        .into_iter()
+        .filter(|rule| rule.contains(&set))
+        .collect();
+    assert_eq!(marked.len(), 2);
+    assert!(marked.iter().all(|rule| rule.contains("@nameservers")));
+    assert_eq!(ruleset.clone().with_mark(mark), ruleset);
+    assert_eq!(ruleset.clone().with_mark(8).mark(), Some(8));
+}
+
+#[test]
+fn names_are_asked_before_what_is_denied_and_past_ones_start_nothing() {
+    let nameservers = known_nameservers();
+    let ruleset = enforced(&policy(), Dns::Proxy(&proxy(&nameservers, &[])));
+    for (chain, direction) in [("output", "original"), ("input", "reply")] {
+        let rules = rules(&ruleset, chain);
+        let order = [
+            "@names4 ",
+            "@names6_ranges ",
+            "@past4 ",
+            "@past6_ranges ",
+            "@deny4 ",
+            "@allow4 ",
+        ];
+        assert!(
+            order.map(|part| position(&rules, part)).is_sorted(),
+            "{rules:#?}"
+        );
+        let past = rules.iter().filter(|rule| rule.contains("@past"));
+        assert_eq!(past.clone().count(), 4);
+        let start = format!("ct state established ct direction {direction} ");
+        assert!(past.clone().all(|rule| rule.starts_with(&start)));
+    }
+}
+
+#[test]
+fn the_mark_of_a_generation_is_not_what_dns_said() {
+    let nameservers = known_nameservers();
+    let names = [timed("192.0.2.9/32", 443, 443, 60)];
+    let one = enforced(&policy(), Dns::Proxy(&proxy(&nameservers, &[])));
+    let mut denied = policy();
+    denied.deny.push(element("192.0.2.66/32", 443));
+    let other = enforced(&denied, Dns::Proxy(&proxy(&nameservers, &names)));
+    assert_eq!(one.mark(), other.mark());
+    assert_eq!(one.digest(), other.digest());
+    let next = Proxy {
+        generation: [8; 32],
+        ..proxy(&nameservers, &names)
+    };
+    assert_ne!(one.mark(), enforced(&policy(), Dns::Proxy(&next)).mark());
+}
+
+#[test]
+fn elements_that_end_are_printed_as_nft_does() {
+    let nameservers = known_nameservers();
+    let names = [
+        timed("192.0.2.9/32", 443, 443, 86_400 + 61),
+        timed("192.0.2.9/32", 8000, 8100, 3600),
+        timed("2001:db8::9/128", 443, 443, 59),
+    ];
+    let text = enforced(&policy(), Dns::Proxy(&proxy(&nameservers, &names))).to_string();
+    for part in [
+        "set names4 {\n\t\ttype ipv4_addr . inet_proto . inet_service\n\t\tflags timeout\n\t\telements = { 192.0.2.9 . tcp . 443 timeout 1d1m1s }",
+        "set names4_ranges {\n\t\ttype ipv4_addr . inet_proto . inet_service\n\t\tflags interval,timeout\n\t\telements = { 192.0.2.9 . tcp . 8000-8100 timeout 1h }",
+        "2001:db8::9 . tcp . 443 timeout 59s",
+        "set names6_ranges {\n\t\ttype ipv6_addr . inet_proto . inet_service\n\t\tflags interval,timeout\n\t}",
+        "\t\ttype nat hook output priority -110; policy accept;\n",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// A folder that was looked at, and the name of the sentinel in it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Place {
     /// Absolute and without symbolic links.
     folder: PathBuf,

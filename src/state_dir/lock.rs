@@ -6,7 +6,7 @@
 //! for the message that the next one gets; that file decides nothing.
 
 use super::{StateDirError, failed};
-use crate::{container, file};
+use crate::{container, file, sys::process};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg, OFlag, openat, renameat},
@@ -46,7 +46,8 @@ const SHARED: [(FsType, &str); 5] = [
     (FsType(0x00C3_6400), "Ceph"),
 ];
 
-/// The lock. Dropping it releases it, unless a command was started with its descriptor.
+/// The lock. Dropping it releases it, for a command too that has its descriptor by now: see
+/// [`StateLock::leave_to_command`].
 #[derive(Debug)]
 pub struct StateLock {
     directory: Flock<OwnedFd>,
@@ -58,6 +59,12 @@ impl StateLock {
     #[must_use]
     pub fn host_only(&self) -> Option<&'static str> {
         self.shared
+    }
+
+    /// Closes it here and leaves it locked: it is the command's now, which was started with its
+    /// descriptor, and ends with it.
+    pub fn leave_to_command(self) {
+        process::close_locked(self.directory);
     }
 
     /// What has to stay open.

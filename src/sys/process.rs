@@ -2,11 +2,14 @@
 //!
 //! The credential calls are raw on purpose. Credentials are a thread's in Linux; the C library's
 //! wrappers change those of every thread (nptl(7)), and the launch needs one thread to step down
-//! while another one stays root.
+//! while another one stays root. Signals and waits are raw because nix knows no real-time signals.
 
+use nix::fcntl::Flock;
 use nix::sys::signalfd::SignalFd;
+use nix::unistd::{ForkResult, Pid};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Sets the supplementary groups of the calling thread alone: setgroups(2).
@@ -23,8 +26,13 @@ pub fn set_gid(gid: u32) -> io::Result<()> {
 
 /// Sets real, effective and saved user id of the calling thread alone: setresuid(2).
 pub fn set_uid(uid: u32) -> io::Result<()> {
+    set_uids(uid, uid, uid)
+}
+
+/// Sets real, effective and saved user id of the calling thread alone, each to its own value.
+pub fn set_uids(real: u32, effective: u32, saved: u32) -> io::Result<()> {
     // SAFETY: the call takes three integers.
-    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })
+    check(unsafe { libc::syscall(libc::SYS_setresuid, real, effective, saved) })
 }
 
 /// Whether the bounding set of the calling thread has the capability with this number, or `None`
@@ -157,6 +165,97 @@ fn close_on_exec_one_by_one() -> io::Result<()> {
     Ok(())
 }
 
+/// Closes a locked file without unlocking it: the lock goes on in whoever inherited the file.
+/// Dropping it would end the lock for everyone, because the open file is one.
+pub fn close_locked(lock: Flock<OwnedFd>) {
+    let fd = lock.as_raw_fd();
+    std::mem::forget(lock);
+    // SAFETY: the owner of the descriptor was taken and forgotten just now, so this is its only
+    // close. Its result does not matter: the descriptor is gone in any case (close(2)).
+    unsafe { libc::close(fd) };
+}
+
+/// How long a thread that was joined may take to be gone for the kernel too.
+const THREAD_END: Duration = Duration::from_secs(1);
+
+/// Forks the process, which must have one thread: fork(2).
+///
+/// The child has its own copy of everything and must end with exec or [`exit_now`], never by
+/// returning to what belongs to its parent.
+pub fn fork() -> io::Result<ForkResult> {
+    let since = Instant::now();
+    while std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        if since.elapsed() > THREAD_END {
+            return Err(io::Error::other("this process has more than one thread"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // SAFETY: there is no other thread that could hold a lock in the child for ever, so the child
+    // may do whatever a process may do.
+    unsafe { nix::unistd::fork() }.map_err(Into::into)
+}
+
+/// Ends the process without running what its copy of the parent's memory would run: `_exit(2)`.
+pub fn exit_now(code: u8) -> ! {
+    // SAFETY: the call takes an integer and does not return.
+    unsafe { libc::_exit(code.into()) }
+}
+
+/// Sends a signal by number to a process, to a group (negative), or to everything (-1): kill(2).
+/// Number 0 sends none and only looks.
+pub fn kill(whom: Pid, signal: i32) -> io::Result<()> {
+    // SAFETY: the call takes two integers.
+    check(unsafe { libc::kill(whom.as_raw(), signal) })
+}
+
+/// What a look at the children found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Children {
+    /// One that changed, which is now reaped where it has ended.
+    Changed(Pid, Change),
+    /// There are some, and nothing new about them.
+    Unchanged,
+    /// There are none.
+    None,
+}
+
+/// What became of a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It exited, with this code.
+    Exited(i32),
+    /// A signal ended it, by number.
+    Killed(i32),
+    /// A signal stopped it, by number.
+    Stopped(i32),
+    /// It goes on.
+    Continued,
+}
+
+/// Takes the next change of any child, without waiting: waitid(2).
+pub fn next_change() -> io::Result<Children> {
+    let flags = libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG | libc::__WALL;
+    // SAFETY: an all-zero `siginfo_t` is a valid one, the call fills it and keeps no pointer.
+    let (result, info) = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        (libc::waitid(libc::P_ALL, 0, &raw mut info, flags), info)
+    };
+    match check(result) {
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(Children::None),
+        result => result?,
+    }
+    // SAFETY: waitid(2) fills these two fields, or leaves them zero where nothing changed.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    let change = match info.si_code {
+        _ if pid == 0 => return Ok(Children::Unchanged),
+        libc::CLD_EXITED => Change::Exited(status),
+        libc::CLD_KILLED | libc::CLD_DUMPED => Change::Killed(status),
+        libc::CLD_CONTINUED => Change::Continued,
+        _ => Change::Stopped(status),
+    };
+    Ok(Children::Changed(Pid::from_raw(pid), change))
+}
+
 fn check(result: impl Into<i64>) -> io::Result<()> {
     if result.into() < 0 {
         return Err(io::Error::last_os_error());
@@ -164,11 +263,15 @@ fn check(result: impl Into<i64>) -> io::Result<()> {
     Ok(())
 }
 
-/// Registers a signal descriptor with the runtime of the calling thread.
-pub fn watch(signals: SignalFd) -> io::Result<AsyncFd<SignalFd>> {
-    // SAFETY: a SignalFd owns its one descriptor, always returns it, and keeps it open until it is
-    // dropped with the AsyncFd.
-    unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) }.map_err(Into::into)
+/// Owns one descriptor, always returns it, and keeps it open until it is dropped.
+pub trait Owner: AsRawFd {}
+impl Owner for SignalFd {}
+impl Owner for OwnedFd {}
+
+/// Registers a descriptor that is to be read with the runtime of the calling thread.
+pub fn watch<T: Owner>(owner: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: what `Owner` says, until it is dropped with the AsyncFd.
+    unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) }.map_err(Into::into)
 }
 
 #[cfg(test)]

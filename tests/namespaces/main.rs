@@ -12,13 +12,17 @@ mod flows;
 mod ground;
 mod health;
 mod host_network;
+mod live_sets;
 mod logs;
 mod names;
 mod plan;
 mod privileges;
+mod resolver;
 mod sentinel;
 mod start;
 mod state_dir;
+mod supervise;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -29,13 +33,17 @@ fn main() -> ExitCode {
         flows::cases(),
         names::cases(),
         privileges::cases(),
+        resolver::cases(),
         sentinel::cases(),
         start::cases(),
         doctor::cases(),
         health::cases(),
         host_network::cases(),
+        live_sets::cases(),
         logs::cases(),
         state_dir::cases(),
+        supervise::cases(),
+        terminal::cases(),
         plan::cases(),
     ]
     .concat();

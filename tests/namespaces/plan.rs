@@ -39,7 +39,7 @@ www.example.org:443/any
 
 /// The sets and chains of a listing, and the elements of each set, in alphabetical order: theirs is
 /// that in which they were made, or that of a hash.
-fn sorted(listing: &str) -> Vec<String> {
+pub fn sorted(listing: &str) -> Vec<String> {
     let mut blocks: Vec<Vec<&str>> = Vec::new();
     for line in listing.lines().filter(|line| !line.trim().is_empty()) {
         match blocks.last_mut() {

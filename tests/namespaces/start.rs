@@ -500,7 +500,7 @@ fn a_changed_table_is_not_taken_for_the_intended_one() {
         allow: vec![element("192.0.2.7/32"), element("198.51.100.0/24")],
         ..Policy::default()
     };
-    let ruleset = egress_init::ruleset::enforced(&policy, None);
+    let ruleset = egress_init::ruleset::enforced(&policy, egress_init::ruleset::Dns::Closed);
     let mut kernel = Nftables::open().unwrap();
     for change in [
         "insert rule inet egress_init output accept",
@@ -598,7 +598,7 @@ fn wrong_usage_is_2() {
         &["--no-such-option", "--", "true"][..],
         &[],
         &["doctor", "--", "true"],
-        &["--supervise", "--", "true"],
+        &["--supervise"],
         &["apply", "--", "true"],
         &["check", "--allow", "x"],
     ] {

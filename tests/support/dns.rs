@@ -28,7 +28,7 @@ use hickory_resolver::proto::{
     op::{Edns, Message, ResponseCode},
     rr::{
         Name, RData, Record, RecordType,
-        rdata::{A, AAAA, CNAME, SOA},
+        rdata::{A, AAAA, CNAME, NULL, SOA},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,10 @@ pub struct NameSpec {
     pub aaaa: Vec<Ipv6Addr>,
     /// Its CNAME; the addresses are then not looked at.
     pub cname: Option<String>,
+    /// Its records of other types: type and data, as on the wire.
+    pub other: Vec<(u16, Vec<u8>)>,
+    /// The TTL of all of them; 60 s where it is not given.
+    pub ttl: Option<u32>,
     /// What becomes of a query for A.
     pub on_a: Behaviour,
     /// What becomes of a query for AAAA.
@@ -97,6 +101,9 @@ pub enum Behaviour {
     WrongQuestionFirst,
     /// Octets that are no DNS message, with the right id.
     Garbage,
+    /// From the zone, and with it what nobody asked for: a signature, an address of another name
+    /// and one under the zone's nameserver, all of them [`FORGED`].
+    Stuffed,
 }
 
 /// The address in answers that a resolver has to ignore.
@@ -129,6 +136,20 @@ impl ZoneSpec {
     #[must_use]
     pub fn cname(mut self, name: &str, target: &str) -> Self {
         self.name(name).cname = Some(target.to_owned());
+        self
+    }
+
+    /// Adds a record of any type to a name.
+    #[must_use]
+    pub fn record(mut self, name: &str, kind: RecordType, data: &[u8]) -> Self {
+        self.name(name).other.push((kind.into(), data.to_vec()));
+        self
+    }
+
+    /// Sets the TTL of a name's records.
+    #[must_use]
+    pub fn ttl(mut self, name: &str, ttl: u32) -> Self {
+        self.name(name).ttl = Some(ttl);
         self
     }
 
@@ -208,7 +229,7 @@ pub struct DnsServer {
 }
 
 struct Shared {
-    zone: ZoneSpec,
+    zone: Mutex<Arc<ZoneSpec>>,
     log: Mutex<Log>,
     /// How often each name and type was asked for, for the behaviours that count.
     asked: Mutex<HashMap<(String, RecordType), u32>>,
@@ -233,7 +254,7 @@ impl DnsServer {
         sink: impl Write + Send + 'static,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            zone,
+            zone: Mutex::new(Arc::new(zone)),
             log: Mutex::new(Log {
                 queries: Vec::new(),
                 sink: Box::new(sink),
@@ -270,6 +291,11 @@ impl DnsServer {
     /// Where it listens, in the order of `listen`, with the ports that the kernel chose.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Answers from another zone from now on.
+    pub fn change(&self, zone: ZoneSpec) {
+        *self.shared.zone.lock().unwrap() = Arc::new(zone);
     }
 
     /// Everything that reached it, in order.
@@ -456,9 +482,11 @@ impl Shared {
             *count - 1
         };
 
-        let mut delay = Duration::from_millis(self.zone.delay_ms);
+        let zone = Arc::clone(&self.zone.lock().unwrap());
+        let mut delay = Duration::from_millis(zone.delay_ms);
         let code = |code| vec![encode(&empty(&query, code))];
-        let messages = match self.behaviour(&name, kind) {
+        let answer = || zone.answer(&query, transport);
+        let messages = match zone.behaviour(&name, kind) {
             Behaviour::Drop => return None,
             Behaviour::DropFirst(n) if before < n => return None,
             Behaviour::ServFailFirst(n) if before < n => code(ResponseCode::ServFail),
@@ -474,32 +502,35 @@ impl Shared {
             Behaviour::WrongIdFirst => {
                 let mut forged = forged(&query);
                 forged.metadata.id ^= 1;
-                vec![encode(&forged), self.answer(&query, transport)]
+                vec![encode(&forged), answer()]
             }
             Behaviour::WrongQuestionFirst => {
                 let mut forged = forged(&query);
                 forged.queries[0].set_name(Name::from_ascii("nobody.asked.").unwrap());
-                vec![encode(&forged), self.answer(&query, transport)]
+                vec![encode(&forged), answer()]
             }
             Behaviour::DelayMs(ms) => {
                 delay += Duration::from_millis(ms);
-                vec![self.answer(&query, transport)]
+                vec![answer()]
             }
+            Behaviour::Stuffed => vec![stuffed(&answer())],
             Behaviour::Answer
             | Behaviour::DropFirst(_)
             | Behaviour::ServFailFirst(_)
             | Behaviour::RefusedFirst(_)
             | Behaviour::FormErrOnEdns
-            | Behaviour::Truncate => vec![self.answer(&query, transport)],
+            | Behaviour::Truncate => vec![answer()],
         };
         Some(Reply { messages, delay })
     }
+}
 
+impl ZoneSpec {
     fn behaviour(&self, name: &str, kind: RecordType) -> Behaviour {
-        if self.zone.everything != Behaviour::Answer {
-            return self.zone.everything;
+        if self.everything != Behaviour::Answer {
+            return self.everything;
         }
-        match (self.zone.names.get(name), kind) {
+        match (self.names.get(name), kind) {
             (Some(entry), RecordType::A) => entry.on_a,
             (Some(entry), RecordType::AAAA) => entry.on_aaaa,
             _ => Behaviour::Answer,
@@ -513,14 +544,16 @@ impl Shared {
         let mut owner = question.name().clone();
         let mut seen = Vec::new();
         let code = loop {
-            let Some(entry) = self.zone.names.get(&key(&owner)) else {
+            let Some(entry) = self.names.get(&key(&owner)) else {
                 break ResponseCode::NXDomain;
             };
+            let ttl = entry.ttl.unwrap_or(60);
+            let record = |owner: &Name, data| Record::from_rdata(owner.clone(), ttl, data);
             if let Some(target) = &entry.cname {
                 let target = Name::from_ascii(format!("{target}.")).expect("a valid CNAME");
                 response.add_answer(record(&owner, RData::CNAME(CNAME(target.clone()))));
                 seen.push(owner);
-                if self.zone.bare_cname || seen.contains(&target) {
+                if self.bare_cname || seen.contains(&target) {
                     break ResponseCode::NoError;
                 }
                 owner = target;
@@ -539,7 +572,14 @@ impl Shared {
                         .iter()
                         .map(|&address| record(&owner, RData::AAAA(AAAA(address)))),
                 ),
-                _ => &mut response,
+                kind => {
+                    let others = entry.other.iter();
+                    let others = others.filter(|(code, _)| *code == u16::from(kind));
+                    response.add_answers(others.map(|(_, data)| {
+                        let rdata = NULL::with(data.clone());
+                        record(&owner, RData::Unknown { code: kind, rdata })
+                    }))
+                }
             };
             break ResponseCode::NoError;
         };
@@ -547,7 +587,7 @@ impl Shared {
         // RFC 2308: the SOA marks an answer as final, be it NXDOMAIN or NODATA.
         let ends_in_cname =
             matches!(response.answers.last(), Some(r) if r.record_type() == RecordType::CNAME);
-        if response.answers.is_empty() || (ends_in_cname && !self.zone.bare_cname) {
+        if response.answers.is_empty() || (ends_in_cname && !self.bare_cname) {
             response.add_authority(soa());
         }
         let octets = encode(&response);
@@ -589,6 +629,20 @@ fn forged(query: &Message) -> Message {
     let mut response = empty(query, ResponseCode::NoError);
     response.add_answer(record(query.queries[0].name(), RData::A(A(FORGED))));
     response
+}
+
+fn stuffed(answer: &[u8]) -> Vec<u8> {
+    let mut response = Message::from_vec(answer).expect("a message of our own");
+    let forged = RData::A(A(FORGED));
+    let owner = response.queries[0].name().clone();
+    let elsewhere = Name::from_ascii("elsewhere.example.").unwrap();
+    let rdata = NULL::with(FORGED.octets().repeat(8));
+    let code = RecordType::RRSIG;
+    response.add_answer(record(&owner, RData::Unknown { code, rdata }));
+    response.add_answer(record(&elsewhere, forged.clone()));
+    response.add_authority(record(&elsewhere, forged.clone()));
+    response.add_additional(record(&elsewhere, forged));
+    encode(&response)
 }
 
 fn encode(message: &Message) -> Vec<u8> {

@@ -53,6 +53,13 @@ pub enum Step {
     ForeignAbi,
     /// A datagram with this packet mark.
     Marked(SocketAddr, u32),
+    /// A signal to the parent of this process, by number.
+    SignalParent(i32),
+    /// To trace the parent of this process.
+    TraceParent,
+    /// To open a file below /proc of the parent of this process, and to read it or, if so, to have
+    /// it open to be written.
+    ParentFile(String, bool),
     /// What this process is: see [`Status`].
     Status,
 }
@@ -136,10 +143,25 @@ impl Step {
             Self::IoUring => return Err(sys::io_uring()),
             Self::ForeignAbi => sys::foreign_abi()?,
             Self::Marked(to, mark) => marked(*to, *mark)?,
+            Self::SignalParent(signal) => sys::signal(parent(), *signal)?,
+            Self::TraceParent => sys::trace(parent())?,
+            Self::ParentFile(name, write) => {
+                let path = format!("/proc/{}/{name}", parent());
+                let mut options = fs::OpenOptions::new();
+                let mut file = options.read(!write).write(*write).open(path)?;
+                if !write {
+                    // Some check only now.
+                    file.read_exact(&mut [0])?;
+                }
+            }
             Self::Status => return Ok(serde_json::to_value(status()?)?),
         }
         Ok(serde_json::Value::Null)
     }
+}
+
+fn parent() -> nix::unistd::Pid {
+    nix::unistd::getppid()
 }
 
 fn describe(error: &io::Error) -> String {

@@ -130,3 +130,30 @@ pub fn leak_descriptor(from: i32, to: i32) {
     // SAFETY: no pointers, and `to` is free in the processes that call this.
     checked(unsafe { libc::dup2(from, to) }).unwrap();
 }
+
+/// kill(2) with any number: nix knows no real-time signals.
+pub fn signal(process: nix::unistd::Pid, signal: i32) -> io::Result<()> {
+    // SAFETY: two integers.
+    checked(unsafe { libc::kill(process.as_raw(), signal) }).map(drop)
+}
+
+/// Attaches to a process with ptrace(2).
+pub fn trace(process: nix::unistd::Pid) -> io::Result<()> {
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: PTRACE_ATTACH takes a process id and looks at neither pointer.
+    let returned = unsafe { libc::ptrace(libc::PTRACE_ATTACH, process.as_raw(), nothing, nothing) };
+    checked(i32::try_from(returned).unwrap()).map(drop)
+}
+
+/// Changes the window size of a terminal, from either end of it.
+pub fn set_window_size(terminal: &impl AsRawFd, rows: u16, columns: u16) -> io::Result<()> {
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the kernel reads the whole structure, which outlives the call.
+    checked(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })
+        .map(drop)
+}

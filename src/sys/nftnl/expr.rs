@@ -98,6 +98,10 @@ pub(super) unsafe fn parse_expr(expr: NonNull<sys::nftnl_expr>) -> Option<Expr> 
                 prefix: text_of(sys::NFTNL_EXPR_LOG_PREFIX),
                 group: sys::nftnl_expr_get_u16(e, sys::NFTNL_EXPR_LOG_GROUP as u16),
             },
+            "redir" => Expr::Redirect {
+                register: u32_of(sys::NFTNL_EXPR_REDIR_REG_PROTO_MIN),
+                flags: u32_of(sys::NFTNL_EXPR_REDIR_FLAGS),
+            },
             "counter" => Expr::Counter,
             "reject" => Expr::Reject {
                 kind: u32_of(sys::NFTNL_EXPR_REJECT_TYPE),
@@ -121,6 +125,7 @@ impl Expression for Expr {
             Self::Immediate { .. } | Self::Verdict { .. } => c"immediate",
             Self::Limit { .. } => c"limit",
             Self::Log { .. } => c"log",
+            Self::Redirect { .. } => c"redir",
             Self::Counter => c"counter",
             Self::Reject { .. } => c"reject",
         });
@@ -197,6 +202,9 @@ impl Expression for Expr {
             Self::Log { prefix, group } => raw
                 .text(sys::NFTNL_EXPR_LOG_PREFIX, prefix)
                 .u16(sys::NFTNL_EXPR_LOG_GROUP, *group),
+            Self::Redirect { register, flags } => raw
+                .u32(sys::NFTNL_EXPR_REDIR_REG_PROTO_MIN, *register)
+                .u32(sys::NFTNL_EXPR_REDIR_FLAGS, *flags),
             Self::Counter => &raw,
             Self::Reject { kind, code } => raw
                 .u32(sys::NFTNL_EXPR_REJECT_TYPE, *kind)

@@ -13,11 +13,11 @@ mod parse;
 mod set;
 
 pub use parse::{
-    ChainFacts, SetFacts, chain_facts, parse_chain, parse_elements, parse_rule, parse_set,
-    parse_table, set_facts,
+    ChainFacts, Count, SetFacts, chain_facts, parse_chain, parse_counter, parse_elements,
+    parse_rule, parse_set, parse_table, set_facts,
 };
 
-use crate::ruleset::{Chain, Hook, Set, TABLE, bytecode::Expr};
+use crate::ruleset::{Chain, Hook, Set, TABLE, bytecode::Expr, set::RawElement};
 use nftnl::{ChainType, MsgType, NlMsg, ProtoFamily, Rule, Table, nftnl_sys as sys};
 use set::OwnedSet;
 use std::{
@@ -29,8 +29,8 @@ use std::{
 /// A netlink message, header and all.
 pub type Message = Vec<u8>;
 
-/// Elements in one message: 68 octets each at most, in an attribute of at most 64 KiB.
-const ELEMENTS_PER_MESSAGE: usize = 900;
+/// Elements in one message: 80 octets each at most, in an attribute of at most 64 KiB.
+const ELEMENTS_PER_MESSAGE: usize = 780;
 
 const NFT_SET_CONCAT: u32 = 0x80;
 const NFT_EXTHDR_F_PRESENT: u32 = 1;
@@ -61,12 +61,19 @@ pub fn add_chain(chain: &Chain) -> Message {
             match hook {
                 Hook::Input => nftnl::Hook::In,
                 Hook::Forward => nftnl::Hook::Forward,
-                Hook::Output => nftnl::Hook::Out,
+                Hook::Output | Hook::Divert => nftnl::Hook::Out,
             },
-            0,
+            hook.priority(),
         );
-        message.set_type(ChainType::Filter);
-        message.set_policy(nftnl::Policy::Drop);
+        message.set_type(match hook {
+            Hook::Input | Hook::Forward | Hook::Output => ChainType::Filter,
+            Hook::Divert => ChainType::Nat,
+        });
+        message.set_policy(if hook.accepts() {
+            nftnl::Policy::Accept
+        } else {
+            nftnl::Policy::Drop
+        });
     }
     write(&message, MsgType::Add)
 }
@@ -96,16 +103,26 @@ pub fn add_rule(chain: &str, exprs: &[Expr]) -> Message {
 #[must_use]
 pub fn add_set(set: &Set, id: u32) -> Message {
     let raw = OwnedSet::new(set.name);
-    let mut flags = 0;
     if set.key.is_interval() {
-        flags |= INTERVAL_CONCATENATION;
         raw.set_data(sys::NFTNL_SET_DESC_CONCAT, set.key.fields());
     }
-    raw.set_u32(sys::NFTNL_SET_FLAGS, flags);
+    raw.set_u32(sys::NFTNL_SET_FLAGS, flags_of(set));
     raw.set_u32(sys::NFTNL_SET_ID, id);
     raw.set_u32(sys::NFTNL_SET_KEY_TYPE, set.key.datatype());
     raw.set_u32(sys::NFTNL_SET_KEY_LEN, set.key.octets());
     raw.message(libc::NFT_MSG_NEWSET, libc::NLM_F_CREATE | libc::NLM_F_EXCL)
+}
+
+/// `NFT_SET_*`.
+fn flags_of(set: &Set) -> u32 {
+    let mut flags = 0;
+    if set.key.is_interval() {
+        flags |= INTERVAL_CONCATENATION;
+    }
+    if set.is_timed() {
+        flags |= libc::NFT_SET_TIMEOUT.cast_unsigned();
+    }
+    flags
 }
 
 /// Deletes a set.
@@ -115,18 +132,51 @@ pub fn delete_set(name: &str) -> Message {
 }
 
 /// Adds elements to a set, in as many messages as they need.
-pub fn add_elements(set: &Set) -> impl Iterator<Item = Message> + '_ {
-    let mut elements = set.raw_elements().peekable();
+pub fn add_elements<'a>(
+    set: &'a str,
+    elements: impl Iterator<Item = RawElement> + 'a,
+) -> impl Iterator<Item = Message> + 'a {
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    elements_messages(set, elements, libc::NFT_MSG_NEWSETELEM, flags)
+}
+
+/// The same where they may be there already, which changes nothing.
+pub fn ensure_elements<'a>(
+    set: &'a str,
+    elements: impl Iterator<Item = RawElement> + 'a,
+) -> impl Iterator<Item = Message> + 'a {
+    let flags = libc::NLM_F_CREATE;
+    elements_messages(set, elements, libc::NFT_MSG_NEWSETELEM, flags)
+}
+
+/// Deletes elements of a set, each of which is there.
+pub fn delete_elements<'a>(
+    set: &'a str,
+    elements: impl Iterator<Item = RawElement> + 'a,
+) -> impl Iterator<Item = Message> + 'a {
+    elements_messages(set, elements, libc::NFT_MSG_DELSETELEM, 0)
+}
+
+/// Deletes all elements of a set.
+#[must_use]
+pub fn flush_set(name: &str) -> Message {
+    OwnedSet::new(name).elements_message(libc::NFT_MSG_DELSETELEM, 0)
+}
+
+fn elements_messages<'a>(
+    set: &'a str,
+    elements: impl Iterator<Item = RawElement> + 'a,
+    kind: libc::c_int,
+    flags: libc::c_int,
+) -> impl Iterator<Item = Message> + 'a {
+    let mut elements = elements.peekable();
     std::iter::from_fn(move || {
         elements.peek()?;
-        let raw = OwnedSet::new(set.name);
+        let raw = OwnedSet::new(set);
         for element in elements.by_ref().take(ELEMENTS_PER_MESSAGE) {
             raw.add(&element);
         }
-        Some(raw.elements_message(
-            libc::NFT_MSG_NEWSETELEM,
-            libc::NLM_F_CREATE | libc::NLM_F_EXCL,
-        ))
+        Some(raw.elements_message(kind, flags))
     })
 }
 
@@ -159,6 +209,13 @@ pub fn get_chain(name: &str) -> Message {
     let mut message = write(&nftnl::Chain::new(c_string(name), &table), MsgType::Del);
     set_type(&mut message, libc::NFT_MSG_GETCHAIN);
     message
+}
+
+/// Deletes a chain, which has no rules any more.
+#[must_use]
+pub fn delete_chain(name: &str) -> Message {
+    let table = table();
+    write(&nftnl::Chain::new(c_string(name), &table), MsgType::Del)
 }
 
 /// Asks for the rules of a chain.

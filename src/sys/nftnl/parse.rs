@@ -3,18 +3,19 @@
 // libnftnl takes attributes as 16 bits and declares them as 32, the kernel's numbers likewise.
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
-use super::{INTERVAL_CONCATENATION, bytes, expr::parse_expr, set::OwnedSet, text};
+use super::{bytes, expr::parse_expr, flags_of, set::OwnedSet, text};
 use crate::ruleset::{
     Chain, Hook, Set,
     bytecode::Expr,
     set::{KeyBytes, RawElement},
 };
 use nftnl::nftnl_sys as sys;
-use std::ptr::NonNull;
+use std::{ptr::NonNull, time::Duration};
 
-/// How many chains, sets and objects the table has, from an answer to [`get_table`].
+/// How many chains, sets and objects the table has, and its flags, from an answer to
+/// [`get_table`].
 #[must_use]
-pub fn parse_table(message: &[u8]) -> Option<u32> {
+pub fn parse_table(message: &[u8]) -> Option<(u32, u32)> {
     let header = header(message)?;
     // SAFETY: allocation; null is checked.
     let raw = NonNull::new(unsafe { sys::nftnl_table_alloc() })?;
@@ -22,8 +23,9 @@ pub fn parse_table(message: &[u8]) -> Option<u32> {
     unsafe {
         let parsed = sys::nftnl_table_nlmsg_parse(header, raw.as_ptr()) == 0;
         let used = sys::nftnl_table_get_u32(raw.as_ptr(), sys::NFTNL_TABLE_USE as u16);
+        let flags = sys::nftnl_table_get_u32(raw.as_ptr(), sys::NFTNL_TABLE_FLAGS as u16);
         sys::nftnl_table_free(raw.as_ptr());
-        parsed.then_some(used)
+        parsed.then_some((used, flags))
     }
 }
 
@@ -41,13 +43,18 @@ pub fn chain_facts(chain: &Chain) -> ChainFacts {
         let number = match hook {
             Hook::Input => libc::NF_INET_LOCAL_IN,
             Hook::Forward => libc::NF_INET_FORWARD,
-            Hook::Output => libc::NF_INET_LOCAL_OUT,
+            Hook::Output | Hook::Divert => libc::NF_INET_LOCAL_OUT,
+        };
+        let policy = if hook.accepts() {
+            libc::NF_ACCEPT
+        } else {
+            libc::NF_DROP
         };
         (
-            "filter".to_owned(),
+            hook.kind().to_owned(),
             number.cast_unsigned(),
-            0,
-            libc::NF_DROP.cast_unsigned(),
+            hook.priority(),
+            policy.cast_unsigned(),
         )
     });
     ChainFacts { base }
@@ -108,6 +115,48 @@ pub fn parse_rule(message: &[u8]) -> Option<Vec<Expr>> {
     }
 }
 
+/// What a counter counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Their octets, headers included.
+    pub octets: u64,
+}
+
+/// The counter of a rule, from an answer to [`dump_rules`]; nothing where it has none. A rule of
+/// ours has one at most.
+#[must_use]
+pub fn parse_counter(message: &[u8]) -> Option<Option<Count>> {
+    let header = header(message)?;
+    // SAFETY: allocation; null is checked.
+    let raw = NonNull::new(unsafe { sys::nftnl_rule_alloc() })?;
+    // SAFETY: `header` is a whole message; `raw` is a live rule that is freed once, here; the
+    // iterator and what it yields are used while the rule lives.
+    unsafe {
+        let mut count = (sys::nftnl_rule_nlmsg_parse(header, raw.as_ptr()) == 0).then_some(None);
+        let iter = sys::nftnl_expr_iter_create(raw.as_ptr());
+        if iter.is_null() {
+            count = None;
+        } else {
+            while let Some(expr) = NonNull::new(sys::nftnl_expr_iter_next(iter)) {
+                let e = expr.as_ptr();
+                let name = text(sys::nftnl_expr_get_str(e, sys::NFTNL_EXPR_NAME as u16));
+                if name == "counter" && count.is_some() {
+                    let of = |attribute: u32| sys::nftnl_expr_get_u64(e, attribute as u16);
+                    count = Some(Some(Count {
+                        packets: of(sys::NFTNL_EXPR_CTR_PACKETS),
+                        octets: of(sys::NFTNL_EXPR_CTR_BYTES),
+                    }));
+                }
+            }
+            sys::nftnl_expr_iter_destroy(iter);
+        }
+        sys::nftnl_rule_free(raw.as_ptr());
+        count
+    }
+}
+
 /// The flags, the type of the key and its length in octets.
 pub type SetFacts = (u32, u32, u32);
 
@@ -130,12 +179,7 @@ pub fn parse_set(message: &[u8]) -> Option<SetFacts> {
 /// The same of a set of ours.
 #[must_use]
 pub fn set_facts(set: &Set) -> SetFacts {
-    let flags = if set.key.is_interval() {
-        INTERVAL_CONCATENATION
-    } else {
-        0
-    };
-    (flags, set.key.datatype(), set.key.octets())
+    (flags_of(set), set.key.datatype(), set.key.octets())
 }
 
 /// The elements in one answer to [`dump_elements`].
@@ -157,8 +201,21 @@ pub fn parse_elements(message: &[u8]) -> Option<Vec<RawElement>> {
         while let Some(element) = NonNull::new(sys::nftnl_set_elems_iter_next(iter)) {
             let key = element_key(element, sys::NFTNL_SET_ELEM_KEY);
             let end = element_key(element, sys::NFTNL_SET_ELEM_KEY_END);
+            let has_end =
+                sys::nftnl_set_elem_is_set(element.as_ptr(), sys::NFTNL_SET_ELEM_EXPIRATION as u16);
+            let life = has_end.then(|| {
+                let milliseconds = sys::nftnl_set_elem_get_u64(
+                    element.as_ptr(),
+                    sys::NFTNL_SET_ELEM_EXPIRATION as u16,
+                );
+                Duration::from_millis(milliseconds)
+            });
             elements = elements.and_then(|mut elements| {
-                elements.push(RawElement { key: key?, end });
+                elements.push(RawElement {
+                    key: key?,
+                    end,
+                    life,
+                });
                 Some(elements)
             });
         }

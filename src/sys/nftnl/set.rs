@@ -72,6 +72,14 @@ impl OwnedSet {
                     );
                 }
             }
+            if let Some(life) = element.life {
+                let milliseconds = u64::try_from(life.as_millis()).unwrap_or(u64::MAX).max(1);
+                sys::nftnl_set_elem_set_u64(
+                    raw.as_ptr(),
+                    sys::NFTNL_SET_ELEM_TIMEOUT as u16,
+                    milliseconds,
+                );
+            }
             sys::nftnl_set_elem_add(self.0.as_ptr(), raw.as_ptr());
         }
     }

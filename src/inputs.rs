@@ -2,7 +2,7 @@
 
 use crate::{
     allowlist::{self, Accept, Allowlist, Name, Source, SourceKind},
-    config::{DEFAULT_ALLOWLIST, FALLBACK_ENTRY, List, Lists, StartConfig},
+    config::{DEFAULT_ALLOWLIST, Dns, FALLBACK_ENTRY, List, Lists, StartConfig},
     error::Error,
     file,
     policy::Answers,
@@ -11,19 +11,43 @@ use crate::{
         nameservers::{RESOLV_CONF, ResolvConf, Upstreams},
     },
 };
+use sha2::{Digest as _, Sha256};
 use std::{collections::HashSet, io, path::Path};
 use tracing::{info, warn};
 
 /// The longest list that is read, in octets: a million entries.
 const LIST_LIMIT: u64 = 64 * 1024 * 1024;
 
-/// The entries of every list that was named, or of the default.
-pub fn allowlist(lists: &Lists) -> Result<Allowlist, Error> {
-    let sources = match lists {
+/// What tells the text of all lists from another: its SHA-256.
+pub type Digest = [u8; 32];
+
+/// The entries of every list that was named, or of the default, and what tells them from others.
+/// Only a resolver of our own can let wildcards in.
+pub fn allowlist(lists: &Lists, dns: Dns) -> Result<(Allowlist, Digest), Error> {
+    let sources: Vec<Source> = match lists {
         Lists::Given(lists) => lists.iter().map(given).collect::<Result<_, _>>()?,
         Lists::Default => vec![default_list()?],
     };
-    Ok(allowlist::parse(&sources, Accept { wildcards: false })?)
+    let accept = Accept {
+        wildcards: dns == Dns::Proxy,
+    };
+    let list = allowlist::parse(&sources, accept)?;
+    let mut hash = Sha256::new();
+    for source in &sources {
+        hash.update(source.text.len().to_be_bytes());
+        hash.update(&source.text);
+    }
+    Ok((list, hash.finalize().into()))
+}
+
+/// What /etc/hosts has for the names of a list: the operator's word.
+pub fn hosts(list: &Allowlist) -> Result<Answers, Error> {
+    let hosts = Hosts::read(Path::new(HOSTS))?;
+    let known = list.names().into_iter().filter_map(|name| {
+        let addresses = hosts.addresses(&name)?.to_vec();
+        Some((name, addresses))
+    });
+    Ok(known.collect())
 }
 
 /// What is to be asked of DNS, and what need not be.
@@ -40,17 +64,12 @@ pub struct Questions {
 
 /// Divides the names of a list by who has the answer.
 pub fn questions(list: &Allowlist, config: &StartConfig) -> Result<Questions, Error> {
-    let hosts = Hosts::read(Path::new(HOSTS))?;
-    let mut known = Answers::new();
-    let mut names = Vec::new();
-    for name in list.names() {
-        match hosts.addresses(&name) {
-            Some(addresses) => {
-                known.insert(name, addresses.to_vec());
-            }
-            None => names.push(name),
-        }
-    }
+    let known = hosts(list)?;
+    let names = list
+        .names()
+        .into_iter()
+        .filter(|name| !known.contains_key(name));
+    let names = names.collect();
     let required = list.allowed().into_keys().cloned().collect();
     let resolv_conf = match ResolvConf::read(Path::new(RESOLV_CONF)) {
         // Then it is asked for its search list alone.

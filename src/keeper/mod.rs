@@ -1,0 +1,258 @@
+//! Stays in charge of the policy after the start: `--supervise` and `apply --watch` in mode `proxy`.
+//!
+//! One task, in which everything is a future of one loop; whatever comes first has its turn, and
+//! none works longer than a moment, so that a flood of queries delays neither signals nor refreshes.
+//!
+//! | part | what it waits for | what it does |
+//! | --- | --- | --- |
+//! | [`Outside`] | signals, the end of the command | reload, or the end |
+//! | [`watch`] | a changed list file | reload |
+//! | [`schedule`] | names that are due | asks, puts the answers in the sets |
+//! | [`crate::proxy`] | queries of the command | asks, puts the answers in the sets, answers |
+//! | [`status_socket`] | `egress-init status` | answers |
+//!
+//! They share the [`Charge`], borrowed between two awaits only: the ledger, the table in the kernel
+//! and the words about them.
+
+mod charge;
+mod outside;
+mod schedule;
+pub mod status_socket;
+mod watch;
+
+pub use charge::{Charge, Found, Reading, Terms};
+pub use outside::{Outside, Signals, Wish};
+pub use status_socket::NoStatus;
+
+use crate::{
+    allowlist::Name,
+    config::Lists,
+    error::Error,
+    proxy::{Limits, Listeners, Proxy},
+    resolve::{Answer, nameservers::Upstreams},
+    status::{DnsCounters, Status},
+};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use status_socket::StatusSocket;
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    future,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
+use tracing::{error, warn};
+use watch::ListWatch;
+
+/// Names that are refreshed at once.
+const REFRESHES: usize = 64;
+/// How often the ledger forgets what was over long ago.
+const SWEEP: Duration = Duration::from_secs(60 * 60);
+
+/// What a start hands over to a keeper.
+pub struct Handover {
+    /// The policy and the table in the kernel.
+    pub charge: Charge,
+    /// Where the command's queries arrive.
+    pub listeners: Listeners,
+    /// Whom to ask.
+    pub upstreams: Upstreams,
+    /// What one command can make the resolver do.
+    pub limits: Limits,
+    /// The time for one lookup.
+    pub deadline: Duration,
+    /// Where the socket of `egress-init status` is to be.
+    pub status_path: PathBuf,
+}
+
+/// Keeps the policy until the end, whose exit code it returns.
+pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, Error> {
+    let Handover {
+        charge,
+        listeners,
+        upstreams,
+        limits,
+        deadline,
+        status_path,
+    } = handover;
+    let watch = watch_lists(&charge.terms().lists);
+    let status_socket = StatusSocket::bind(status_path.clone())
+        .inspect_err(|error| {
+            warn!(
+                "egress-init status will not answer: cannot listen at {}: {error}",
+                status_path.display()
+            );
+        })
+        .ok();
+    let charge = RefCell::new(charge);
+    let proxy = Proxy::new(listeners, upstreams, limits, deadline, &charge);
+    let keeper = Keeper {
+        charge: &charge,
+        proxy: &proxy,
+        rescheduled: Notify::new(),
+    };
+    let lists_change = async || match &watch {
+        Some(watch) => watch.changed().await,
+        None => future::pending().await,
+    };
+    let answer_status = async {
+        match &status_socket {
+            Some(socket) => socket.serve(|| keeper.status()).await,
+            None => future::pending().await,
+        }
+    };
+    let mut parts = std::pin::pin!(async {
+        tokio::select! {
+            biased;
+            never = keeper.refresh() => never,
+            never = keeper.sweep() => never,
+            never = answer_status => never,
+            never = proxy.serve() => never,
+        }
+    });
+    let broken = charge.borrow().broken();
+    loop {
+        tokio::select! {
+            biased;
+            wish = outside.wish() => match wish.map_err(|error| Error::Process("wait for signals", error))? {
+                Wish::Reload => keeper.reload(true).await?,
+                Wish::End(code) => return Ok(code),
+            },
+            changed = lists_change() => match changed {
+                Ok(()) => keeper.reload(false).await?,
+                Err(error) => return Err(Error::Process("watch the list files", error)),
+            },
+            () = broken.notified() => {
+                return Err(match charge.borrow_mut().take_fault() {
+                    Some(fault) => fault.into(),
+                    None => continue,
+                });
+            }
+            never = &mut parts => match never {},
+        }
+    }
+}
+
+/// Watching is a comfort: where it cannot be had, SIGHUP does the same.
+fn watch_lists(lists: &Lists) -> Option<ListWatch> {
+    let files = lists.files();
+    if files.is_empty() {
+        return None;
+    }
+    ListWatch::new(files)
+        .inspect_err(|error| {
+            warn!("changes of the list files will not be noticed: {error}; send SIGHUP after one");
+        })
+        .ok()
+}
+
+struct Keeper<'a> {
+    charge: &'a RefCell<Charge>,
+    proxy: &'a Proxy<'a, Charge>,
+    /// A reload added names.
+    rescheduled: Notify,
+}
+
+impl Keeper<'_> {
+    /// Asks for each name when it is due.
+    async fn refresh(&self) -> Infallible {
+        let mut asking = FuturesUnordered::new();
+        let mut waiting = Vec::new().into_iter();
+        loop {
+            while asking.len() < REFRESHES
+                && let Some(name) = waiting.next()
+            {
+                asking.push(self.ask(name));
+            }
+            let due = self.charge.borrow().next_refresh();
+            let is_idle = waiting.as_slice().is_empty();
+            tokio::select! {
+                Some((name, answer)) = asking.next() => {
+                    self.charge.borrow_mut().refreshed(&name, answer);
+                }
+                () = sleep_until(due), if is_idle => {
+                    waiting = self.charge.borrow_mut().due(Instant::now()).into_iter();
+                }
+                () = self.rescheduled.notified() => {}
+            }
+        }
+    }
+
+    async fn ask(&self, name: Name) -> (Name, Answer) {
+        let known = self.charge.borrow().known(&name);
+        let answer = match known {
+            Some(known) => Ok(known),
+            None => self.proxy.refresh(&name).await,
+        };
+        (name, answer)
+    }
+
+    async fn sweep(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.charge.borrow_mut().sweep(Instant::now());
+        }
+    }
+
+    /// Reads the lists again and puts what they say in force; where they are wrong, all stays as it
+    /// is. `asked`: by somebody, who wants to know that it was done.
+    async fn reload(&self, asked: bool) -> Result<(), Error> {
+        let next = self.charge.borrow_mut().read_again(asked);
+        let next = match next {
+            Ok(Some(next)) => next,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                for line in error.report().lines() {
+                    error!(
+                        event = "not-reloaded",
+                        "the lists were not reloaded: {line}"
+                    );
+                }
+                return Ok(());
+            }
+        };
+        // What is to be refused inside a network has to be known before the network is opened.
+        let mut refused = Vec::new();
+        let anew = self.charge.borrow().refused_anew(&next);
+        let mut asking: FuturesUnordered<_> = anew.into_iter().map(|name| self.ask(name)).collect();
+        while let Some(answer) = asking.next().await {
+            refused.push(answer);
+        }
+        let mut charge = self.charge.borrow_mut();
+        match charge.reload(next, refused) {
+            Ok(()) => {
+                drop(charge);
+                self.proxy.policy_changed();
+                self.rescheduled.notify_one();
+            }
+            Err(error) => {
+                error!(
+                    event = "not-reloaded",
+                    "the lists were not reloaded: {}",
+                    error.report()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Status {
+        let dns = self.proxy.counters();
+        let dns = DnsCounters {
+            answered: dns.cached + dns.looked_up + dns.stale,
+            cached: dns.cached,
+            refused: dns.blocked + dns.limited,
+            failed: dns.failed,
+            dropped: dns.overloaded + dns.malformed + dns.oversized + dns.unsupported + dns.unsent,
+        };
+        self.charge.borrow_mut().status(dns)
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => future::pending().await,
+    }
+}
