@@ -19,7 +19,7 @@ use egress_init::{
     allowlist::{self, Accept, Allowlist, Source, SourceKind},
     nft::Nftables,
     policy::{self, Answers},
-    ruleset::{self, Ruleset},
+    ruleset::{self, Dns, Ruleset},
 };
 
 use crate::{
@@ -160,10 +160,10 @@ pub fn count(part: &str, arguments: &[&str]) {
     }
     let decision = policy::decide(&list, &answers, &[]);
     if part == "build" {
-        toggled_region(|| ruleset::enforced(&decision.policy, None));
+        toggled_region(|| ruleset::enforced(&decision.policy, Dns::Closed));
         return;
     }
-    let ruleset = ruleset::enforced(&decision.policy, None);
+    let ruleset = ruleset::enforced(&decision.policy, Dns::Closed);
     match part {
         "text" => drop(toggled_region(|| ruleset.to_string())),
         "load" => drop(toggled_region(|| load(&ruleset))),

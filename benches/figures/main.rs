@@ -13,6 +13,7 @@
 )]
 
 mod chart;
+mod dns;
 mod instructions;
 mod load;
 mod machine;
@@ -61,7 +62,7 @@ struct Theme {
     body: fn(Form) -> Section,
 }
 
-const THEMES: [Theme; 5] = [
+const THEMES: [Theme; 6] = [
     Theme {
         name: "start",
         body: start::section,
@@ -73,6 +74,10 @@ const THEMES: [Theme; 5] = [
     Theme {
         name: "packets",
         body: packets::section,
+    },
+    Theme {
+        name: "dns",
+        body: dns::section,
     },
     Theme {
         name: "sizes",
