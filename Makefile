@@ -24,7 +24,7 @@ demo: ## the static binary in a small internet of its own: what gets out, before
 escape: ## everything that was tried to get a byte out; the table goes to docs/escape.md
 	@scripts/escape
 
-bench: ## time from start to exec, and the load of 100,000 networks
+bench: ## start, long lists, packets, sizes, instructions: docs/benchmarks/results.md, 15 minutes
 	@scripts/bench
 
 faults: ## every system call of a start made to fail, each in turn: docs/faults.md

@@ -21,6 +21,7 @@ use crate::ruleset::{Chain, Hook, Set, TABLE, bytecode::Expr, set::RawElement};
 use nftnl::{ChainType, MsgType, NlMsg, ProtoFamily, Rule, Table, nftnl_sys as sys};
 use set::OwnedSet;
 use std::{
+    cell::RefCell,
     ffi::{CStr, CString, c_void},
     ptr::NonNull,
 };
@@ -250,16 +251,26 @@ fn write(object: &impl NlMsg, kind: MsgType) -> Message {
 }
 
 /// Runs `fill` on a buffer for the largest message and takes the message out of it.
+///
+/// One buffer serves all messages of a thread, and is all zeros again after each: to clear 68 KiB
+/// for every one of them was most of what a start computed.
 fn build(fill: impl FnOnce(*mut c_void) -> *mut libc::nlmsghdr) -> Message {
-    // In words of the header's alignment.
-    let mut buffer = vec![0_u32; nftnl::nft_nlmsg_maxsize() as usize / 4 + 1];
-    let header = fill(buffer.as_mut_ptr().cast());
-    // SAFETY: `fill` returned the header that it wrote at the beginning of the buffer, and the
-    // header's length is that of the message, which lies in the buffer.
-    unsafe {
-        let len = (*header).nlmsg_len as usize;
-        std::slice::from_raw_parts(header.cast::<u8>(), len).to_vec()
+    thread_local! {
+        // In words of the header's alignment.
+        static BUFFER: RefCell<Vec<u32>> =
+            RefCell::new(vec![0; nftnl::nft_nlmsg_maxsize() as usize / 4 + 1]);
     }
+    BUFFER.with_borrow_mut(|buffer| {
+        let header = fill(buffer.as_mut_ptr().cast());
+        // SAFETY: `fill` returned the header that it wrote at the beginning of the buffer, and the
+        // header's length is that of the message, which lies in the buffer.
+        let message = unsafe {
+            let len = (*header).nlmsg_len as usize;
+            std::slice::from_raw_parts(header.cast::<u8>(), len).to_vec()
+        };
+        buffer[..message.len().div_ceil(4)].fill(0);
+        message
+    })
 }
 
 fn set_type(message: &mut [u8], kind: libc::c_int) {
