@@ -14,6 +14,8 @@ pub struct Message {
     pub questions: Vec<(Name, u16, u16)>,
     pub answers: Vec<Record>,
     pub authorities: Vec<Record>,
+    /// The longest response that EDNS allows, where there is EDNS.
+    pub payload: Option<u16>,
     /// Octets behind the last record.
     pub rest: usize,
 }
@@ -186,6 +188,7 @@ pub fn decode(octets: &[u8]) -> Option<Message> {
     let rest = octets.len() - reader.at;
     Some(Message {
         rest,
+        payload: edns.map(|edns| edns.class),
         flags,
         code: high << 4 | flags & 0xf,
         questions,

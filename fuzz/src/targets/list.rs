@@ -132,9 +132,13 @@ fn line_by_line(source: &Source, accept: Accept) {
             text: line.to_vec(),
             ..source.clone()
         };
-        let Err(invalid) = allowlist::parse(&[line], accept) else {
-            nothing = false;
-            continue;
+        let invalid = match allowlist::parse(&[line], accept) {
+            Err(invalid) => invalid,
+            Ok(list) => {
+                accepted(&list, accept);
+                nothing = false;
+                continue;
+            }
         };
         for mut mistake in invalid.mistakes {
             if mistake.problem == Problem::Empty {
