@@ -880,16 +880,16 @@ mod tests {
         assert_eq!(
             names,
             [
+                "--dns",
                 "EGRESS_INIT_RESOLVE_TIMEOUT",
                 "EGRESS_INIT_INBOUND",
                 "EGRESS_INIT_ALLOWLIST",
-                "--dns",
                 "--user",
                 "--keep-cap"
             ]
         );
         assert_eq!(
-            wrong[3].to_string(),
+            wrong[0].to_string(),
             "--dns: `prxy` is neither pinned, system nor proxy"
         );
     }

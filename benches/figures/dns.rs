@@ -282,7 +282,7 @@ fn load(queries: &[Vec<u8>], window: usize, time: Duration) -> (f64, Vec<f64>) {
         // RFC 1035 section 4.1.1: no error, and an answer in it.
         let good = buffers[..free]
             .iter()
-            .filter(|answer| answer[3] & 15 == 0 && answer[7] > 0)
+            .filter(|answer| answer[3] % 16 == 0 && answer[7] > 0)
             .count();
         answers += u32::try_from(good).unwrap();
         if window == 1 && good == 1 {
