@@ -212,7 +212,7 @@ fn parse_port(piece: Piece<'_>) -> Result<u16, Flaw> {
     // `parse` alone would take a sign.
     let digits = piece.text.bytes().all(|octet| octet.is_ascii_digit());
     match piece.text.parse() {
-        Ok(0) => Err(piece.flaw(Problem::PortZero)),
+        Ok(0) if digits => Err(piece.flaw(Problem::PortZero)),
         Ok(port) if digits => Ok(port),
         _ => Err(piece.flaw(Problem::Port(piece.quoted()))),
     }
@@ -228,6 +228,18 @@ mod tests {
         match parse(Piece::new(text)) {
             Ok(ports) => ports.services.to_string(),
             Err(flaw) => format!("{}: {}", flaw.at, flaw.problem),
+        }
+    }
+
+    #[test]
+    fn zero_with_a_sign_is_no_port_not_port_zero() {
+        for (text, message) in [
+            ("0", "0: port 0 "),
+            ("00", "0: port 0 "),
+            ("+0", "0: `+0` is not a port"),
+            ("80,+0/udp", "3: `+0` is not a port"),
+        ] {
+            assert!(read(text).starts_with(message), "{}", read(text));
         }
     }
 

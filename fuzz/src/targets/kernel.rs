@@ -74,7 +74,9 @@ fn change<'a>(attributes: &mut [u8], changes: &mut impl Iterator<Item = &'a u8>)
         if u16::from_ne_bytes([c, d]) & NESTED == 0 {
             // One octet of the input for each attribute says whether it changes.
             if changes.next().is_some_and(|octet| octet & 7 == 1) {
-                for (octet, change) in value.iter_mut().zip(changes.by_ref()) {
+                // A string keeps its end: libnftnl copies some of them up to it.
+                let end = value.len() - usize::from(value.ends_with(b"\0"));
+                for (octet, change) in value[..end].iter_mut().zip(changes.by_ref()) {
                     *octet ^= change;
                 }
             }
