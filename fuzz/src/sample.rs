@@ -124,6 +124,7 @@ impl Sample {
             nameservers,
             resolver: RESOLVER,
             forwarder: self.text.len().is_multiple_of(3),
+            local: &[],
             generation: [7; 32],
             names,
             past,

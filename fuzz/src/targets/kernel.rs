@@ -114,6 +114,7 @@ fn answers() -> Vec<(Vec<u8>, Parser)> {
         nameservers: &nameservers,
         resolver,
         forwarder: true,
+        local: &[],
         generation: [7; 32],
         names: &timed,
         past: &timed,
