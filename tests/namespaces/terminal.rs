@@ -184,7 +184,14 @@ fn world() -> World {
 }
 
 fn words<'a>(before: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
-    let options = [BINARY, "--supervise", "--allow", "192.0.2.7"];
+    let options = [
+        BINARY,
+        "--supervise",
+        "--dns",
+        "pinned",
+        "--allow",
+        "192.0.2.7",
+    ];
     [before, &options, user_options(), &["--"], command].concat()
 }
 
