@@ -441,6 +441,8 @@ impl Charge {
                     expires_in: life.as_secs(),
                 })
                 .collect();
+            // In whatever order the answers for each family came.
+            status.addresses.sort_unstable_by_key(|known| known.address);
         }
         let names = names.into_values().collect();
         let counters = self.kernel.counters().unwrap_or_else(|error| {
