@@ -1,10 +1,12 @@
-//! Small files of /etc, read so that nothing in their place can hang or exhaust the start.
+//! Small files of /etc, read so that nothing in their place can hang or exhaust the start, and the
+//! steps of a path for whoever looks at each by itself.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::{File, OpenOptions},
     io::{self, Read},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Component, Path},
 };
 
 /// The content of a regular file of at most `limit` octets; symbolic links are followed.
@@ -33,6 +35,18 @@ pub(crate) fn content(file: &File, limit: u64) -> io::Result<Vec<u8>> {
         ));
     }
     Ok(content)
+}
+
+/// As many symbolic links as the kernel follows in one path: `path_resolution(7)`.
+pub(crate) const MAX_LINKS: usize = 40;
+
+/// Names and `..`, nothing else of a path.
+pub(crate) fn steps(path: &Path) -> impl Iterator<Item = OsString> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsStr::new("..").to_owned()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@
 //! itself, which may be bind-mounted from a directory that is not visible here. What came of it is
 //! not read from the events: whoever is told reads the files again.
 
-use crate::sys::process;
+use crate::{
+    file::{MAX_LINKS, steps},
+    sys::process,
+};
 use nix::{
     errno::Errno,
     sys::inotify::{AddWatchFlags, InitFlags, Inotify},
@@ -16,7 +19,7 @@ use std::{
     ffi::OsString,
     fs, io,
     os::fd::{AsFd, OwnedFd},
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     time::Duration,
 };
 use tokio::{
@@ -29,8 +32,6 @@ use tokio::{
 const QUIET: Duration = Duration::from_millis(100);
 /// So long a change may take to become whole, however much happens.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// As many symbolic links as the kernel follows in one path: `path_resolution(7)`.
-const MAX_LINKS: usize = 40;
 
 /// The files of the lists, watched.
 pub struct ListWatch {
@@ -156,15 +157,6 @@ fn ways_to(path: &Path) -> BTreeSet<PathBuf> {
         }
     }
     ways
-}
-
-/// Names and `..`, nothing else of a path.
-fn steps(path: &Path) -> impl Iterator<Item = OsString> {
-    path.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some(OsString::from("..")),
-        _ => None,
-    })
 }
 
 #[cfg(test)]

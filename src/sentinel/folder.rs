@@ -5,15 +5,13 @@
 
 use super::place::{PlaceError, failed};
 use crate::accounts::Identity;
+use crate::file::{MAX_LINKS, steps};
 use std::collections::VecDeque;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::{Component, Path, PathBuf};
-
-/// As many symbolic links as the kernel follows in one path: `path_resolution(7)`.
-const MAX_LINKS: usize = 40;
+use std::path::{Path, PathBuf};
 
 /// The real path of `folder`, every directory and symbolic link on the way looked at.
 pub(super) fn walk(folder: &Path, command: &Identity) -> Result<PathBuf, PlaceError> {
@@ -53,15 +51,6 @@ pub(super) fn walk(folder: &Path, command: &Identity) -> Result<PathBuf, PlaceEr
         });
     }
     Ok(at)
-}
-
-/// Names and `..`, nothing else of a path.
-fn steps(path: &Path) -> impl Iterator<Item = OsString> {
-    path.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some(OsStr::new("..").to_owned()),
-        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-    })
 }
 
 /// What `next` in the directory `at` is; a directory where nothing was.
