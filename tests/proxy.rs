@@ -39,7 +39,7 @@ use hickory_resolver::proto::{
     },
     serialize::binary::BinEncodable as _,
 };
-use support::dns::{Behaviour, DnsServer, FORGED, Transport, ZoneSpec};
+use support::dns::{Behaviour, DnsServer, FORGED, Transport, ZoneSpec, closed_port};
 use tokio::{
     net::{TcpStream, UdpSocket},
     time::{sleep, timeout},
@@ -1098,10 +1098,7 @@ fn a_dead_upstream_is_bounded_by_the_deadline() {
 
 #[test]
 fn a_closed_port_is_an_error_of_the_network() {
-    let closed = StdUdpSocket::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let closed = closed_port();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -22,7 +22,7 @@ use egress_init::{
     },
 };
 use nix::errno::Errno;
-use support::dns::{Behaviour, DnsServer, FORGED, Query, Transport, ZoneSpec};
+use support::dns::{Behaviour, DnsServer, FORGED, Query, Transport, ZoneSpec, closed_port};
 
 /// Longer than any test waits for an answer that comes.
 const LONG: Duration = Duration::from_secs(30);
@@ -109,14 +109,6 @@ fn over_udp(list: &[(&str, &str)]) -> Vec<(String, String, Transport)> {
     list.iter()
         .map(|(name, kind)| ((*name).to_owned(), (*kind).to_owned(), Transport::Udp))
         .collect()
-}
-
-/// An address of loopback where nobody listens.
-fn closed_port() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
 }
 
 const NAME: &str = "api.example.org";
@@ -362,7 +354,7 @@ fn truncated_where_tcp_is_closed() {
 
 /// Passes datagrams on to `server` from an address without a TCP listener.
 fn udp_relay(server: SocketAddr) -> SocketAddr {
-    let front = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let front = UdpSocket::bind(closed_port()).unwrap();
     let address = front.local_addr().unwrap();
     std::thread::spawn(move || {
         let mut buffer = [0; 2048];

@@ -21,6 +21,9 @@ use tokio::{
 /// Datagrams that are taken at once before anything else has its turn.
 pub(super) const BATCH: usize = 32;
 
+/// How often another port is asked for, where the kernel chose one that the other protocol has.
+const PORTS_TRIED: usize = 16;
+
 /// What the kernel keeps of datagrams while they wait: some 1,300 queries.
 const RECEIVE_BUFFER: usize = 1024 * 1024;
 
@@ -57,7 +60,21 @@ impl Listeners {
     }
 }
 
+/// UDP and TCP at one port. That of UDP, where the kernel chooses it, may be one that something
+/// else has over TCP.
 fn pair(address: SocketAddr) -> Result<(UdpSocket, TcpListener), Errno> {
+    let tries = if address.port() == 0 { PORTS_TRIED } else { 1 };
+    let mut result = try_pair(address);
+    for _ in 1..tries {
+        if !matches!(result, Err(Errno::EADDRINUSE)) {
+            break;
+        }
+        result = try_pair(address);
+    }
+    result
+}
+
+fn try_pair(address: SocketAddr) -> Result<(UdpSocket, TcpListener), Errno> {
     let errno = |e: io::Error| Errno::from_raw(e.raw_os_error().unwrap_or_default());
     let udp = open(address, SockType::Datagram)?;
     // Beyond the system's limit with CAP_NET_ADMIN; without it, as much as there is.

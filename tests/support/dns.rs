@@ -17,7 +17,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
         mpsc,
     },
     thread::{self, JoinHandle},
@@ -322,6 +322,14 @@ impl Drop for DnsServer {
             let _ = thread.join();
         }
     }
+}
+
+/// A port of loopback where nobody listens and which nobody else is given: each call has an
+/// address for itself, since a port that was given back may be somebody else's at once.
+pub fn closed_port() -> SocketAddr {
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    let [high, low] = GIVEN.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    SocketAddr::from(([127, 53, high, low], 5300))
 }
 
 /// Both sockets on one port; where the kernel chooses it, the other protocol may have it taken.
