@@ -70,7 +70,7 @@ impl Server {
                 .command(&["/bin/sleep", "600"])
                 .start(),
             Self::Dnsmasq => {
-                world::nft("table inet bench { set allow4 { type ipv4_addr; } }");
+                world::nft("add table inet bench; add set inet bench allow4 { type ipv4_addr; }");
                 Run::new("dnsmasq")
                     .args([
                         "--keep-in-foreground",

@@ -206,18 +206,21 @@ impl Repeats {
         }
     }
 
-    /// The response to this query, under its id.
-    pub(super) fn get(&mut self, query: &[u8], now: Instant) -> Option<Vec<u8>> {
+    /// Appends the response to this query, under its id; whether there is one.
+    pub(super) fn get(&mut self, query: &[u8], now: Instant, to: &mut Vec<u8>) -> bool {
         if now >= self.until {
             self.clear(now);
-            return None;
+            return false;
         }
-        let (id, rest) = query.split_at_checked(2)?;
-        let response = self.responses.get(rest)?;
-        let mut octets = Vec::with_capacity(2 + response.len());
-        octets.extend_from_slice(id);
-        octets.extend_from_slice(response);
-        Some(octets)
+        let Some((id, rest)) = query.split_at_checked(2) else {
+            return false;
+        };
+        let Some(response) = self.responses.get(rest) else {
+            return false;
+        };
+        to.extend_from_slice(id);
+        to.extend_from_slice(response);
+        true
     }
 
     /// Keeps a response, which has to hold for [`REPEAT`].
@@ -338,13 +341,18 @@ mod tests {
     fn a_response_is_repeated_for_a_second() {
         let now = Instant::now();
         let mut repeats = Repeats::new(now);
-        assert_eq!(repeats.get(&[1, 2, 3], now), None);
+        let get = |repeats: &mut Repeats, query: &[u8], now| {
+            let mut octets = Vec::new();
+            repeats.get(query, now, &mut octets).then_some(octets)
+        };
+        assert_eq!(get(&mut repeats, &[1, 2, 3], now), None);
         repeats.put(&[1, 2, 3], &[1, 2, 9, 9]);
-        assert_eq!(repeats.get(&[7, 8, 3], now), Some(vec![7, 8, 9, 9]));
-        assert_eq!(repeats.get(&[1, 2, 4], now), None);
-        assert_eq!(repeats.get(&[1], now), None);
-        assert_eq!(repeats.get(&[7, 8, 3], now + REPEAT), None);
-        assert_eq!(repeats.get(&[7, 8, 3], now), None);
+        let response = Some(vec![7, 8, 9, 9]);
+        assert_eq!(get(&mut repeats, &[7, 8, 3], now), response);
+        assert_eq!(get(&mut repeats, &[1, 2, 4], now), None);
+        assert_eq!(get(&mut repeats, &[1], now), None);
+        assert_eq!(get(&mut repeats, &[7, 8, 3], now + REPEAT), None);
+        assert_eq!(get(&mut repeats, &[7, 8, 3], now), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
+    iter,
     net::SocketAddr,
     os::fd::{AsRawFd as _, OwnedFd},
 };
@@ -114,8 +115,44 @@ pub(super) struct Batch {
     outgoing: MultiHeaders<SockaddrStorage>,
 }
 
-/// A datagram to be sent.
-pub(super) type Outgoing = (Vec<u8>, SockaddrStorage);
+/// Datagrams to be sent, one behind the other in one buffer.
+#[derive(Default)]
+pub(super) struct Outgoing {
+    octets: Vec<u8>,
+    /// Where each ends in `octets`.
+    ends: Vec<usize>,
+    targets: Vec<Option<SockaddrStorage>>,
+}
+
+impl Outgoing {
+    /// Adds the datagram that `write` appends, where it says that there is one.
+    pub(super) fn add(
+        &mut self,
+        target: SockaddrStorage,
+        write: impl FnOnce(&mut Vec<u8>) -> bool,
+    ) {
+        let start = self.octets.len();
+        if write(&mut self.octets) {
+            self.ends.push(self.octets.len());
+            self.targets.push(Some(target));
+        } else {
+            self.octets.truncate(start);
+        }
+    }
+
+    fn slices(&self) -> Vec<[IoSlice<'_>; 1]> {
+        let starts = iter::once(0).chain(self.ends.iter().copied());
+        iter::zip(starts, &self.ends)
+            .map(|(start, end)| [IoSlice::new(&self.octets[start..*end])])
+            .collect()
+    }
+
+    fn clear(&mut self) {
+        self.octets.clear();
+        self.ends.clear();
+        self.targets.clear();
+    }
+}
 
 impl Batch {
     /// For datagrams of at most so many octets.
@@ -127,15 +164,18 @@ impl Batch {
         }
     }
 
-    /// Waits for datagrams and hands each to `take`; nothing in place of one that is too long.
-    pub(super) async fn receive(
+    /// Takes the datagrams that are there, at most [`BATCH`], and hands each to `take`; nothing in
+    /// place of one that is too long. Returns how many there were.
+    ///
+    /// # Errors
+    /// `WouldBlock` where there is none.
+    pub(super) fn receive(
         &mut self,
         socket: &UdpSocket,
         mut take: impl FnMut(Option<&[u8]>, SockaddrStorage),
-    ) -> io::Result<()> {
-        socket.readable().await?;
+    ) -> io::Result<usize> {
         let fd = socket.as_raw_fd();
-        let received = socket.try_io(Interest::READABLE, || {
+        socket.try_io(Interest::READABLE, || {
             let mut slices: Vec<_> = self
                 .buffers
                 .iter_mut()
@@ -144,7 +184,9 @@ impl Batch {
             let flags = MsgFlags::MSG_DONTWAIT;
             let received =
                 socket::recvmmsg(fd, &mut self.incoming, slices.iter_mut(), flags, None)?;
+            let mut many = 0;
             for message in received {
+                many += 1;
                 let Some(source) = message.address else {
                     continue;
                 };
@@ -152,25 +194,18 @@ impl Batch {
                 let octets = whole.then(|| message.iovs().next().unwrap_or_default());
                 take(octets, source);
             }
-            Ok(())
-        });
-        match received {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            other => other,
-        }
+            Ok(many)
+        })
     }
 
-    /// Sends the datagrams, at most [`BATCH`]. A client that does not read loses its own, as on any
-    /// network. Returns how many were lost.
-    pub(super) fn send(&mut self, socket: &UdpSocket, datagrams: &[Outgoing]) -> usize {
-        let slices: Vec<_> = datagrams
-            .iter()
-            .map(|(octets, _)| [IoSlice::new(octets)])
-            .collect();
-        let targets: Vec<_> = datagrams.iter().map(|(_, target)| Some(*target)).collect();
+    /// Sends the datagrams, at most [`BATCH`], and forgets them. A client that does not read loses
+    /// its own, as on any network. Returns how many were lost.
+    pub(super) fn send(&mut self, socket: &UdpSocket, datagrams: &mut Outgoing) -> u64 {
+        let slices = datagrams.slices();
+        let targets = &datagrams.targets;
         let mut done = 0;
         let mut lost = 0;
-        while done < datagrams.len() {
+        while done < slices.len() {
             let flags = MsgFlags::MSG_DONTWAIT;
             let sent = socket::sendmmsg(
                 socket.as_raw_fd(),
@@ -190,6 +225,7 @@ impl Batch {
                 }
             }
         }
+        datagrams.clear();
         lost
     }
 }

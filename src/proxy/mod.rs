@@ -36,7 +36,7 @@ mod tcp;
 mod waiting;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -115,7 +115,7 @@ pub struct Proxy<'a, G: Gate> {
     begun: RefCell<Vec<Key>>,
     wake: Notify,
     bucket: RefCell<Bucket>,
-    counters: Cell<Counters>,
+    counters: RefCell<Counters>,
 }
 
 impl<'a, G: Gate> Proxy<'a, G> {
@@ -146,7 +146,7 @@ impl<'a, G: Gate> Proxy<'a, G> {
             begun: RefCell::default(),
             wake: Notify::new(),
             bucket: RefCell::new(Bucket::full(limits.wildcard_burst, now)),
-            counters: Cell::default(),
+            counters: RefCell::default(),
         }
     }
 
@@ -155,14 +155,12 @@ impl<'a, G: Gate> Proxy<'a, G> {
     pub fn counters(&self) -> Counters {
         Counters {
             ignored: self.servers.ignored(),
-            ..self.counters.get()
+            ..*self.counters.borrow()
         }
     }
 
     fn count(&self, change: impl FnOnce(&mut Counters)) {
-        let mut counters = self.counters.get();
-        change(&mut counters);
-        self.counters.set(counters);
+        change(&mut self.counters.borrow_mut());
     }
 
     /// After a reload: nothing is given out any more that the new list does not have, and what it

@@ -120,7 +120,7 @@ impl Ruleset {
         let rules = self.chains.iter().flat_map(|chain| &chain.rules);
         let mut terms = rules.flat_map(|rule| &rule.0);
         terms.find_map(|term| match term {
-            Term::SetMark(mark) => Some(mark & !build::RESOLVER_MARK),
+            Term::SetMark(mark) => Some(mark & !build::KIND),
             _ => None,
         })
     }
@@ -131,7 +131,7 @@ impl Ruleset {
         let rules = self.chains.iter_mut().flat_map(|chain| &mut chain.rules);
         for term in rules.flat_map(|rule| &mut rule.0) {
             if let Term::Mark(held) | Term::SetMark(held) = term {
-                *held = mark & !build::RESOLVER_MARK | *held & build::RESOLVER_MARK;
+                *held = mark & !build::KIND | *held & build::KIND;
             }
         }
         self

@@ -299,7 +299,7 @@ fn in_proxy_only_the_resolver_has_a_way_out_to_dns() {
     assert!(position(&output, owner) < close);
     for listener in ["ip daddr 127.0.0.1", "ip6 daddr ::1"] {
         for protocol in ["udp", "tcp"] {
-            let rule = format!("{listener} {protocol} dport 53 accept");
+            let rule = format!("{listener} {protocol} dport 53 ct mark set");
             assert!(position(&output, &rule) < close);
         }
     }
@@ -328,7 +328,7 @@ fn what_forwards_for_docker_has_the_same_way_out() {
         assert_eq!(ways.count(), 3 + to_any);
         let any = output
             .iter()
-            .filter(|rule| rule.contains("dport 53 ct mark set"));
+            .filter(|rule| rule.starts_with(docker) && rule.contains("dport 53 ct mark set"));
         assert_eq!(any.count(), to_any);
         let divert = rules(&ruleset, "divert");
         assert_eq!(divert[1], "meta skuid 0 meta skgid 0 accept");
@@ -340,7 +340,7 @@ fn the_resolvers_flows_have_a_mark_that_lets_nothing_out() {
     let nameservers = known_nameservers();
     let ruleset = enforced(&policy(), Dns::Proxy(&proxy(&nameservers, &[])));
     let mark = ruleset.mark().unwrap();
-    assert_eq!(mark & 1, 0);
+    assert_eq!(mark & 3, 0);
     let resolver = format!("ct mark 0x{:08x} accept", mark | 1);
     assert!(
         !rules(&ruleset, "output")
@@ -358,6 +358,24 @@ fn the_resolvers_flows_have_a_mark_that_lets_nothing_out() {
     assert!(marked.iter().all(to));
     assert_eq!(ruleset.clone().with_mark(mark), ruleset);
     assert_eq!(ruleset.clone().with_mark(8).mark(), Some(8));
+}
+
+#[test]
+fn a_flow_to_the_listeners_goes_on_over_loopback_and_nowhere_else() {
+    let nameservers = known_nameservers();
+    let ruleset = enforced(&policy(), Dns::Proxy(&proxy(&nameservers, &[])));
+    let mark = format!("ct mark 0x{:08x}", ruleset.mark().unwrap() | 2);
+    for (chain, expected) in [
+        ("output", vec![format!("oif \"lo\" {mark} accept")]),
+        ("input", vec![]),
+    ] {
+        let mut rules = rules(&ruleset, chain);
+        rules.retain(|rule| rule.contains(&mark));
+        assert_eq!(rules, expected);
+    }
+    // What is refused whatever its flow comes before it.
+    let output = rules(&ruleset, "output");
+    assert!(position(&output, "ip hdrlength") < position(&output, &mark));
 }
 
 #[test]
