@@ -2,6 +2,9 @@
 //! into a set before they answer. The same names, the same nameserver behind them, the same load,
 //! in turns in one namespace. The binary itself is measured, in mode `proxy`.
 //!
+//! dnsmasq comes twice: alone, with a set that nothing asks, so that no packet meets a rule; and
+//! with the least firewall that makes something of the set, which brings connection tracking.
+//!
 //! The load comes from the same machine: of two processors, the generator takes one.
 
 use std::{
@@ -47,30 +50,48 @@ const HOUR: f64 = 3600.0;
 enum Server {
     EgressInit,
     Dnsmasq,
+    FencedDnsmasq,
 }
 
+/// The set that dnsmasq fills.
+const SET: &str = "add table inet bench; add set inet bench allow4 { type ipv4_addr; }";
+
+/// What makes a firewall of it, with dnsmasq as root.
+const FENCE: &str = "\
+add chain inet bench output { type filter hook output priority 0; policy drop; }
+add rule inet bench output oif lo accept
+add rule inet bench output ct state established,related accept
+add rule inet bench output meta skuid 0 udp dport 53 accept
+add rule inet bench output ip daddr @allow4 accept
+";
+
 impl Server {
-    const ALL: [Self; 2] = [Self::EgressInit, Self::Dnsmasq];
+    const ALL: [Self; 3] = [Self::EgressInit, Self::Dnsmasq, Self::FencedDnsmasq];
 
     fn name(self) -> &'static str {
         match self {
             Self::EgressInit => "egress-init --supervise",
-            Self::Dnsmasq => "dnsmasq with nftset",
+            Self::Dnsmasq => "dnsmasq with nftset, no firewall",
+            Self::FencedDnsmasq => "dnsmasq with nftset and a firewall",
         }
     }
 
-    /// Starts it in a clean namespace; it answers when this returns.
-    fn start(self) -> Started {
+    /// Starts it in a clean namespace, for these entries; it answers when this returns.
+    fn start(self, list: &str) -> Started {
         world::nft("flush ruleset");
+        allowlist(list);
         let _ = fs::remove_file(SENTINEL);
         let started = match self {
             Self::EgressInit => Run::new(BINARY)
                 .args(user_options())
-                .arg("--supervise")
+                .args(["--supervise", "--dns-wildcard-rate", "1000000"])
                 .command(&["/bin/sleep", "600"])
                 .start(),
-            Self::Dnsmasq => {
-                world::nft("add table inet bench; add set inet bench allow4 { type ipv4_addr; }");
+            Self::Dnsmasq | Self::FencedDnsmasq => {
+                world::nft(SET);
+                if matches!(self, Self::FencedDnsmasq) {
+                    world::nft(FENCE);
+                }
                 Run::new("dnsmasq")
                     .args([
                         "--keep-in-foreground",
@@ -92,9 +113,9 @@ impl Server {
         let patience = Instant::now() + Duration::from_secs(20);
         let ready = || match self {
             Self::EgressInit => Path::new(SENTINEL).exists(),
-            Self::Dnsmasq => true,
+            Self::Dnsmasq | Self::FencedDnsmasq => true,
         };
-        while !ready() || load(&[query(0)], 1, Duration::from_millis(1)).0 == 0.0 {
+        while !ready() || load(&[query(NAMES)], 1, Duration::from_millis(1)).0 == 0.0 {
             assert!(Instant::now() < patience, "{} does not answer", self.name());
             sleep(Duration::from_millis(20));
         }
@@ -105,10 +126,12 @@ impl Server {
 /// What was measured of a server, a value a turn.
 #[derive(Default)]
 struct Measured {
-    /// Microseconds: the first question for each name.
+    /// Microseconds: the first question for each name, below a wildcard.
     first: Vec<f64>,
     /// Microseconds: from the cache, one at a time.
     again: Vec<f64>,
+    /// Microseconds: the same, each from a socket of its own, as the C library asks.
+    own: Vec<f64>,
     /// Answers a second from the cache.
     rates: Vec<f64>,
     /// MiB.
@@ -122,15 +145,14 @@ pub fn section(form: Form) -> Section {
     copy_tools();
     let (zone, list) = names_and_list();
     world.outside.zone(zone);
-    allowlist(&list);
     let queries: Vec<_> = (0..NAMES).map(query).collect();
     let idle = form.pick(Duration::from_secs(60), Duration::from_secs(3));
-    let mut measured = [Measured::default(), Measured::default()];
+    let mut measured = Server::ALL.map(|_| Measured::default());
     for turn in 0..form.pick(3, 1) {
         for (server, measured) in Server::ALL.into_iter().zip(&mut measured) {
-            turn_of(server, measured, &queries, form);
+            turn_of(server, measured, &queries, &list, form);
             if turn == 0 {
-                let process = server.start();
+                let process = server.start(&list);
                 // Whatever a start leaves to do.
                 sleep(Duration::from_secs(2));
                 let before = wakeups(process.id());
@@ -144,14 +166,25 @@ pub fn section(form: Form) -> Section {
     let mut section = Section::new("DNS");
     section.paragraph(&format!(
         "{NAMES} names with an A record each, nameserver on the other side of a veth link. `first` is \
-         the first question for a name: asked upstream, put into the set, answered, or answered from \
-         what the start had already resolved. `cached` is every later one, a question at a time; the \
-         rate is with {WINDOW} under way. Resident memory after all of that. Wakeups (voluntary \
-         context switches) were counted for {} s without a question, and extrapolated to an hour.",
+         the first question for a name below a wildcard: asked upstream, put into the set, answered. \
+         `cached` is a later one for a name of the list, a question at a time; `own socket` the same \
+         with a socket for each, as the C library asks; the rate is with {WINDOW} under way. Resident \
+         memory after all of that. Wakeups (voluntary context switches) were counted for {} s without \
+         a question, and extrapolated to an hour.",
         idle.as_secs()
     ));
     section.table(&table(&measured));
-    let resident = Sample::new(measured[0].resident.iter().copied()).median();
+    let median = |values: &[f64]| Sample::new(values.iter().copied()).median();
+    for (server, one) in Server::ALL.iter().zip(&measured).skip(1) {
+        let ratio = median(&measured[0].rates) / median(&one.rates);
+        section.target(
+            &format!("answers a second, against {}", server.name()),
+            "1.00",
+            &format!("{ratio:.2}"),
+            ratio >= 1.0,
+        );
+    }
+    let resident = median(&measured[0].resident);
     section.target(
         &format!("resident memory supervising {NAMES} names"),
         "8 MiB",
@@ -161,19 +194,21 @@ pub fn section(form: Form) -> Section {
     section
 }
 
-fn table(measured: &[Measured; 2]) -> Table {
+fn table(measured: &[Measured; 3]) -> Table {
     let mut table = Table::new(&[
         "",
         "first p50",
         "first p99",
         "cached p50",
         "cached p99",
+        "own socket p50",
         "answers/s",
         "resident",
         "wakeups/h",
     ]);
     for (server, one) in Server::ALL.iter().zip(measured) {
-        let [first, again] = [&one.first, &one.again].map(|all| Sample::new(all.iter().copied()));
+        let [first, again, own] =
+            [&one.first, &one.again, &one.own].map(|all| Sample::new(all.iter().copied()));
         let median = |values: &[f64]| Sample::new(values.iter().copied()).median();
         table.row(vec![
             server.name().into(),
@@ -181,6 +216,7 @@ fn table(measured: &[Measured; 2]) -> Table {
             format!("{} µs", digits(first.quantile(0.99))),
             format!("{} µs", digits(again.median())),
             format!("{} µs", digits(again.quantile(0.99))),
+            format!("{} µs", digits(own.median())),
             thousands(median(&one.rates)),
             format!("{} MiB", digits(median(&one.resident))),
             thousands(median(&one.wakeups)),
@@ -189,13 +225,21 @@ fn table(measured: &[Measured; 2]) -> Table {
     table
 }
 
-/// From its start to its end.
-fn turn_of(server: Server, measured: &mut Measured, queries: &[Vec<u8>], form: Form) {
-    let process = server.start();
-    for query in queries {
-        let (_, took) = load(std::slice::from_ref(query), 1, Duration::ZERO);
-        measured.first.extend(took);
-    }
+/// One question at a time, each from a socket of its own: microseconds.
+fn each(queries: &[Vec<u8>]) -> impl Iterator<Item = f64> {
+    let one = |query| load(std::slice::from_ref(query), 1, Duration::ZERO).1;
+    queries.iter().flat_map(one)
+}
+
+/// Started twice: with nothing known, and for all names.
+fn turn_of(server: Server, measured: &mut Measured, queries: &[Vec<u8>], list: &str, form: Form) {
+    let process = server.start("*.example.org\n");
+    measured.first.extend(each(queries));
+    end(process);
+    let process = server.start(list);
+    // What one of them has not asked for yet.
+    each(queries).for_each(drop);
+    measured.own.extend(each(queries));
     let second = form.pick(Duration::from_secs(1), Duration::from_millis(200));
     measured.again.extend(load(queries, 1, second).1);
     measured.rates.push(load(queries, WINDOW, second * 2).0);
@@ -210,7 +254,8 @@ fn end(process: Started) {
 
 fn names_and_list() -> (ZoneSpec, String) {
     let (mut zone, mut list) = (ZoneSpec::new(), String::new());
-    for n in 0..NAMES {
+    // One more, which is asked for until the server answers.
+    for n in 0..=NAMES {
         let name = format!("name{n}.example.org");
         let address = format!("198.51.{}.{}", 100 + n / 250, n % 250 + 1);
         zone = zone.addresses(&name, &[&address]).ttl(&name, TTL);

@@ -21,6 +21,8 @@ use super::{
 /// How long an attempt waits before it counts as a timeout: longer than TCP takes to send a lost
 /// packet again. Rejects have to be quicker.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// When a datagram without an answer is sent again.
+const RESEND: Duration = Duration::from_secs(1);
 
 /// One attempt.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -214,11 +216,20 @@ fn udp_socket(to: SocketAddr) -> io::Result<UdpSocket> {
 fn exchange(to: SocketAddr, octets: &[u8]) -> io::Result<Vec<u8>> {
     let socket = udp_socket(to)?;
     socket.connect(to)?;
-    socket.send(octets)?;
+    socket.set_read_timeout(Some(RESEND))?;
+    let end = Instant::now() + PATIENCE;
     let mut answer = vec![0; 2048];
-    let length = socket.recv(&mut answer)?;
-    answer.truncate(length);
-    Ok(answer)
+    loop {
+        socket.send(octets)?;
+        match socket.recv(&mut answer) {
+            // Lost on a machine that is busy, which is not what is asked for here.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < end => {}
+            received => {
+                answer.truncate(received?);
+                return Ok(answer);
+            }
+        }
+    }
 }
 
 fn ping(to: IpAddr) -> io::Result<()> {

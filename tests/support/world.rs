@@ -267,8 +267,9 @@ pub fn rejected(step: &Step, outcome: &Outcome) {
         expected.contains(&outcome.result.as_str()),
         "{step:?} has to end in {expected:?}: {outcome:?}"
     );
+    // Sooner than TCP sends a lost packet again, the first time; on a busy machine no less would do.
     assert!(
-        outcome.ms < 300.0,
+        outcome.ms < 900.0,
         "{step:?} is rejected too late: {outcome:?}"
     );
 }
