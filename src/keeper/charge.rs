@@ -220,7 +220,7 @@ impl Charge {
         }
     }
 
-    /// Keeps the last good answer while its successor is still being asked for.
+    /// Keeps the last good answer while its successor is still being asked for, or still to be.
     pub fn awaits(&mut self, name: &Name) {
         let now = Instant::now();
         if self.schedule.keeps(name, now) {

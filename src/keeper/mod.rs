@@ -37,19 +37,20 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use status_socket::StatusSocket;
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     convert::Infallible,
     future, io,
     path::PathBuf,
     pin::pin,
     time::{Duration, Instant},
 };
-use tokio::{sync::Notify, time::timeout};
+use tokio::{sync::Notify, task::yield_now, time::timeout};
 use tracing::{debug, error, warn};
 use watch::ListWatch;
 
 /// Names that are refreshed at once.
 const REFRESHES: usize = 64;
-/// The shortest time between two looks at a lookup that takes long.
+/// The shortest time between two looks at lookups that take long.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often the ledger forgets what was over long ago.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
@@ -191,28 +192,45 @@ impl Keeper<'_> {
         }
     }
 
-    /// Asks for each name when it is due.
+    /// Asks for each name when it is due, or as soon as those before it leave room.
     async fn refresh(&self) -> Infallible {
         let mut asking = FuturesUnordered::new();
-        let mut waiting = Vec::new().into_iter();
+        let mut waiting = VecDeque::new();
+        let mut patience = Instant::now();
         loop {
             while asking.len() < REFRESHES
-                && let Some(name) = waiting.next()
+                && let Some(name) = waiting.pop_front()
             {
                 asking.push(self.ask(name));
             }
             let due = self.charge.borrow().next_refresh();
-            let is_idle = waiting.as_slice().is_empty();
             tokio::select! {
                 Some((name, answer)) = asking.next() => {
                     self.charge.borrow_mut().refreshed(&name, answer);
                 }
-                () = sleep_until(due), if is_idle => {
-                    waiting = self.charge.borrow_mut().due(Instant::now()).into_iter();
+                () = sleep_until(due) => {
+                    if waiting.is_empty() {
+                        patience = Instant::now() + self.patience();
+                    }
+                    waiting.extend(self.charge.borrow_mut().due(Instant::now()));
+                }
+                () = sleep_until(Some(patience)), if !waiting.is_empty() => {
+                    for name in &waiting {
+                        self.charge.borrow_mut().awaits(name);
+                        yield_now().await;
+                    }
+                    patience = Instant::now() + self.patience();
                 }
                 () = self.rescheduled.notified() => {}
             }
         }
+    }
+
+    /// How long a name may wait, and then once more be asked for, before its last good answer is
+    /// made to last longer: it is due a grace before that ends.
+    fn patience(&self) -> Duration {
+        let grace = self.charge.borrow().terms().lifetimes.grace;
+        LOOK.max(grace / 4)
     }
 
     async fn ask(&self, name: Name) -> (Name, Answer) {
@@ -226,10 +244,9 @@ impl Keeper<'_> {
 
     /// However long the nameservers take, the last good answer does not end meanwhile.
     async fn ask_upstream(&self, name: &Name) -> Answer {
-        let pause = self.charge.borrow().terms().lifetimes.grace / 2;
         let mut lookup = pin!(self.proxy.refresh(name));
         loop {
-            match timeout(pause.max(LOOK), &mut lookup).await {
+            match timeout(self.patience(), &mut lookup).await {
                 Ok(answer) => return answer,
                 Err(_) => self.charge.borrow_mut().awaits(name),
             }
