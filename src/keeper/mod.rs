@@ -23,6 +23,7 @@ mod watch;
 pub use charge::{Charge, Found, Reading, Terms};
 pub use outside::{Outside, Signals, Wish};
 pub use status_socket::NoStatus;
+pub use watch::ListWatch;
 
 use crate::{
     allowlist::Name,
@@ -39,14 +40,13 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     convert::Infallible,
-    future, io,
+    future,
     path::PathBuf,
     pin::pin,
     time::{Duration, Instant},
 };
 use tokio::{sync::Notify, task::yield_now, time::timeout};
 use tracing::{debug, error, warn};
-use watch::ListWatch;
 
 /// Names that are refreshed at once.
 const REFRESHES: usize = 64;
@@ -61,6 +61,8 @@ pub struct Handover {
     pub charge: Charge,
     /// Where the command's queries arrive.
     pub listeners: Listeners,
+    /// The files of the lists, watched since before they were read.
+    pub watch: Option<ListWatch>,
     /// Whom to ask.
     pub upstreams: Upstreams,
     /// What one command can make the resolver do.
@@ -76,6 +78,7 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
     let Handover {
         charge,
         listeners,
+        watch,
         upstreams,
         limits,
         deadline,
@@ -84,7 +87,6 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
     process::raise_descriptor_limit().unwrap_or_else(|error| {
         debug!("the limit of open descriptors stays as it is: {error}");
     });
-    let watch = watch_lists(&charge.terms().lists);
     let status_socket = StatusSocket::bind(status_path.clone())
         .inspect_err(|error| {
             warn!(
@@ -112,7 +114,7 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
     let mut parts = pin!(async {
         tokio::select! {
             biased;
-            error = keeper.watch(watch.as_ref()) => error,
+            never = keeper.watch(watch.as_ref()) => match never {},
             never = keeper.reloads() => match never {},
             never = keeper.refresh() => match never {},
             never = keeper.sweep() => match never {},
@@ -135,13 +137,14 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
                     None => continue,
                 });
             }
-            error = &mut parts => return Err(Error::Process("watch the list files", error)),
+            never = &mut parts => match never {},
         }
     }
 }
 
-/// Watching is a comfort: where it cannot be had, SIGHUP does the same.
-fn watch_lists(lists: &Lists) -> Option<ListWatch> {
+/// Watching is a comfort: where it cannot be had, SIGHUP does the same. To be begun before the lists
+/// are read, so that no change is missed between the two. Within a tokio runtime.
+pub fn watch_lists(lists: &Lists) -> Option<ListWatch> {
     let files = lists.files();
     if files.is_empty() {
         return None;
@@ -165,17 +168,17 @@ struct Keeper<'a> {
 }
 
 impl Keeper<'_> {
-    /// Until the lists cannot be watched any more.
-    async fn watch(&self, watch: Option<&ListWatch>) -> io::Error {
-        let Some(watch) = watch else {
-            return future::pending().await;
-        };
-        loop {
-            if let Err(error) = watch.changed().await {
-                return error;
-            }
-            self.wants_reload(false);
+    async fn watch(&self, watch: Option<&ListWatch>) -> Infallible {
+        if let Some(watch) = watch {
+            let error = loop {
+                match watch.changed().await {
+                    Ok(()) => self.wants_reload(false),
+                    Err(error) => break error,
+                }
+            };
+            warn!("changes of the list files will not be noticed: {error}; send SIGHUP after one");
         }
+        future::pending().await
     }
 
     fn wants_reload(&self, asked: bool) {

@@ -12,7 +12,9 @@ use crate::{
     support::{
         dns::{Behaviour, ZoneSpec},
         harness::needs_second_uid,
-        live::{Going, SHORT, addresses, ask, end, eventually, is_open, status, status_of, supervised},
+        live::{
+            Going, SHORT, addresses, ask, end, eventually, is_open, status, status_of, supervised,
+        },
         probe::Step,
         world::{DNS, GIT, World, allowlist, reaches, rejects},
     },
