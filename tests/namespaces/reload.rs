@@ -103,15 +103,21 @@ fn the_directory_behind_a_config_map_is_swapped() {
     end(started);
 }
 
-/// While its names are resolved: it was read before, and its files were watched afterwards.
+/// While its names are resolved: it was read before, and its file was watched afterwards. Not in
+/// the folder of the sentinel, where the start itself makes the watch look.
 fn a_list_that_changes_during_the_start_is_read_again() {
     needs_second_uid();
     let world = World::with_zone(zone().delay(Duration::from_millis(700)));
-    allowlist("api.example.org\n");
-    let run = world.egress().args(user_options()).arg("--supervise");
+    fs::create_dir("/etc/mounted").unwrap();
+    let list = file("/etc/mounted/allowed.txt", "api.example.org\n");
+    let run = world.egress().args(user_options());
+    let run = run.args(["--supervise", "--allowlist", "/etc/mounted/allowed.txt"]);
     let started = run.command(&["/bin/sleep", "1000"]).start();
-    eventually("it asks", || !world.queries().is_empty());
-    allowlist("git.example.org\n");
+    eventually("it asks", || {
+        let queries = world.queries();
+        queries.iter().any(|query| query.name == "api.example.org")
+    });
+    file(list, "git.example.org\n");
     let started = ready(started);
     is(false, true);
     end(started);
