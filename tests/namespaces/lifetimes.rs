@@ -28,6 +28,7 @@ cases!(lifetimes:
     silence_keeps_the_last_good_answer_too,
     names_that_wait_for_their_turn_keep_theirs_as_well,
     what_does_not_exist_any_more_ends_with_its_time,
+    a_refused_name_without_an_address_is_no_news,
 );
 
 /// `api.example.org` at this address of 198.51.100.0/24, for a second.
@@ -204,4 +205,19 @@ fn what_does_not_exist_any_more_ends_with_its_time() {
     flow.goes_on();
     flow.never_failed();
     end(started).says(&["its addresses end with their time"]);
+}
+
+/// It was warned of, as if it were missed.
+fn a_refused_name_without_an_address_is_no_news() {
+    needs_second_uid();
+    let world = World::with_zone(api_at(10));
+    allowlist("api.example.org\n!gone.example.org\n");
+    let started = supervised(&world, &SHORT);
+    eventually("it is asked for again", || {
+        let queries = world.queries();
+        let asked = queries.iter().filter(|q| q.name == "gone.example.org");
+        asked.count() > 4
+    });
+    let ran = end(started);
+    assert!(!ran.stderr().contains("gone.example.org"), "{ran}");
 }
