@@ -626,7 +626,7 @@ impl Reader<'_> {
                 &mut lifetimes.grace,
             ),
         ] {
-            let given = self.one(option.as_deref(), name, Some(variable), duration);
+            let given = self.one(option.as_deref(), name, Some(variable), lifetime);
             *value = given.unwrap_or(*value);
         }
         let number = |text: &str| match text.parse::<u32>() {
@@ -754,6 +754,15 @@ fn duration(text: &str) -> Result<Duration, String> {
         Err(error) => Err(format!(
             "`{text}` is no duration such as 10s or 500ms: {error}"
         )),
+    }
+}
+
+/// Less than a second would have names without a TTL asked for without end, or closed before their
+/// next answer.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        time if time < Duration::from_secs(1) => Err(format!("`{text}` is shorter than a second")),
+        time => Ok(time),
     }
 }
 
@@ -948,11 +957,22 @@ mod tests {
             "--dns-grace",
         ] {
             for value in ["0x", "-1", "999999"] {
-                assert!(
-                    parsed(&[&format!("{option}={value}")], &[]).is_err(),
-                    "{option} {value}"
-                );
+                let given = ["--supervise", &format!("{option}={value}")];
+                assert!(parsed(&given, &[]).is_err(), "{option} {value}");
             }
+        }
+    }
+
+    #[test]
+    fn a_lifetime_is_a_second_at_least() {
+        for option in ["--dns-min-ttl", "--dns-grace"] {
+            for value in ["0s", "999ms"] {
+                let error = parsed(&["--supervise", option, value], &[]).unwrap_err();
+                let said = error.to_string();
+                assert!(said.contains(option), "{said}");
+                assert!(said.contains("is shorter than a second"), "{said}");
+            }
+            parsed(&["--supervise", option, "1s"], &[]).unwrap();
         }
     }
 

@@ -4,8 +4,15 @@
 //! this program says, never the environment, so that no secret of the command gets into it.
 
 use crate::container;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
-use std::{fmt, io, time::SystemTime};
+use std::{
+    fmt,
+    io::{self, Write},
+    os::fd::AsFd,
+    sync::atomic::{AtomicBool, Ordering},
+    time::SystemTime,
+};
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
@@ -65,7 +72,7 @@ pub fn parse_filter(filter: &str) -> Result<Targets, String> {
 /// `EGRESS_INIT_CORRELATION_ID` says, if it says anything; else it is the container's id.
 pub fn start(format: Format, filter: Targets, correlation_id: Option<String>) {
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let layer = tracing_subscriber::fmt::layer().with_writer(|| Output);
     // Fails only where logging has started already.
     let _ = match format {
         Format::Text => registry.with(layer.event_format(Line)).try_init(),
@@ -78,6 +85,58 @@ pub fn start(format: Format, filter: Targets, correlation_id: Option<String>) {
             registry.with(layer.event_format(object)).try_init()
         }
     };
+}
+
+/// From now on a line that cannot be written soon is lost. For a process that others depend on:
+/// standard error is the command's too, which can fill a pipe that is read slowly, or not at all,
+/// and a terminal can be told to hold on (Ctrl-S). No signal would be passed on meanwhile and no
+/// query answered.
+pub fn never_wait() {
+    IN_A_HURRY.store(true, Ordering::Relaxed);
+}
+
+static IN_A_HURRY: AtomicBool = AtomicBool::new(false);
+/// Whether the last line was lost. Then the next one is not waited for.
+static IN_VAIN: AtomicBool = AtomicBool::new(false);
+/// In milliseconds: a reader that is alive makes room sooner.
+const PATIENCE: u8 = 100;
+/// What a pipe that has room takes at once: `PIPE_BUF` in pipe(7).
+const AT_ONCE: usize = 4096;
+
+/// Standard error.
+struct Output;
+
+impl Output {
+    /// Whether it takes more; what cannot be found out is tried.
+    fn has_room(wait: u8) -> bool {
+        let error = io::stderr();
+        let mut ready = [PollFd::new(error.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut ready, PollTimeout::from(wait)) != Ok(0)
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        if !IN_A_HURRY.load(Ordering::Relaxed) {
+            return io::stderr().write(octets);
+        }
+        let wait = if IN_VAIN.load(Ordering::Relaxed) {
+            0
+        } else {
+            PATIENCE
+        };
+        let has_room = Self::has_room(wait);
+        IN_VAIN.store(!has_room, Ordering::Relaxed);
+        if has_room {
+            io::stderr().write(&octets[..octets.len().min(AT_ONCE)])
+        } else {
+            Ok(octets.len())
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// `egress-init: message`, with the level where it is not the usual one.

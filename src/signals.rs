@@ -39,6 +39,13 @@ pub fn block_supervised() -> io::Result<()> {
     process::change_signal_mask(SigmaskHow::SIG_SETMASK, &supervised())
 }
 
+/// Blocks the one that asks for a reload, for a start that has nothing below it: it neither ends the
+/// start nor is lost, the lists are read again afterwards.
+pub fn block_hangup() -> io::Result<()> {
+    let set: SigSet = [Signal::SIGHUP].into_iter().collect();
+    process::change_signal_mask(SigmaskHow::SIG_BLOCK, &set)
+}
+
 /// What ended the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interruption {

@@ -11,6 +11,7 @@ use crate::{
     config::{self, Environment, Job, StartConfig},
     error::Error,
     keeper::{self, Signals},
+    log,
     privileges::Keeper,
     sentinel::Place,
     state_dir,
@@ -58,6 +59,7 @@ async fn stay(enforced: Enforced<End>, began: Instant) -> Result<Outcome, Error>
     }
     place.publish(&sentinel)?;
     report_ready(enforced.counts, enforced.config.dns, began);
+    log::never_wait();
     // Nobody else starts here as long as this process keeps the rules (I9).
     let Some((handover, _start_lock)) = enforced.hand_over(place, "watch") else {
         return Ok(Outcome::Done);

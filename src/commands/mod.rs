@@ -55,6 +55,9 @@ pub fn run(args: &StartArgs, command: &[OsString]) -> Result<Outcome, Error> {
 /// `apply`.
 pub fn apply(args: &StartArgs, watch: bool) -> Result<Outcome, Error> {
     let began = Instant::now();
+    if watch {
+        signals::block_hangup().map_err(|error| Error::Process("block signals", error))?;
+    }
     start_logging(&args.log)?;
     warn_of_unknown_variables();
     apply::apply(args, ENVIRONMENT, watch, began)

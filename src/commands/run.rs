@@ -13,6 +13,7 @@ use crate::{
     error::Error,
     keeper::{self, Outside, Wish},
     launch::launch,
+    log,
     policy::Counts,
     privileges::{Keeper, Privileges},
     sentinel::Place,
@@ -90,6 +91,7 @@ async fn supervise(mut enforced: Enforced<End>, above: Above, began: Instant) ->
         options: above.options,
     };
     let mut supervised = Supervised::start(plan, || report(place, counts, dns, began))?;
+    log::never_wait();
     let place = place.clone();
     // In mode proxy, and in no other.
     if let Some((handover, _start_lock)) = enforced.hand_over(place, "supervise") {

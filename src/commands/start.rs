@@ -12,7 +12,7 @@ use crate::{
     error::{Error, NoAddress, UnresolvedNames},
     host_network,
     inputs::{self, Questions},
-    keeper::{Charge, Found, Handover, Reading, Terms, status_socket},
+    keeper::{self, Charge, Found, Handover, ListWatch, Reading, Terms, status_socket},
     links,
     nft::{self, NftError, Nftables},
     policy::{self, Answers, Change, Counts, Decision, Ledger, Nameservers, Origin, Policy},
@@ -69,6 +69,7 @@ pub struct Resolving {
     terms: Terms,
     found: Found,
     listeners: Listeners,
+    watch: Option<ListWatch>,
     upstreams: Upstreams,
 }
 
@@ -110,12 +111,14 @@ impl<T> Enforced<T> {
             terms,
             found,
             listeners,
+            watch,
             upstreams,
         } = self.resolving?;
         let handover = Handover {
             status_path: status_socket::path(&place.path()),
             charge: Charge::new(terms, self.kernel, found, place, mode),
             listeners,
+            watch,
             upstreams,
             limits: self.config.limits,
             deadline: self.config.resolve_timeout,
@@ -156,6 +159,9 @@ pub async fn enforce<T>(
         links::bring_loopback_up().await?;
         let listeners = (config.dns == Dns::Proxy).then(|| Listeners::bind(&LISTEN));
         let listeners = listeners.transpose().map_err(Error::Listen)?;
+        let watch = listeners
+            .as_ref()
+            .and_then(|_| keeper::watch_lists(&config.lists));
         let (list, digest) = inputs::allowlist(&config.lists, config.dns)?;
         let questions = inputs::questions(&list, &config)?;
         firewall.open_dns(&questions, &config, &prepared)?;
@@ -190,6 +196,7 @@ pub async fn enforce<T>(
                 },
                 terms,
                 listeners,
+                watch,
                 upstreams,
             })
         } else {

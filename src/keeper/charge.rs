@@ -220,7 +220,7 @@ impl Charge {
         }
     }
 
-    /// Keeps the last good answer while its successor is still being asked for.
+    /// Keeps the last good answer while its successor is still being asked for, or still to be.
     pub fn awaits(&mut self, name: &Name) {
         let now = Instant::now();
         if self.schedule.keeps(name, now) {
@@ -244,7 +244,8 @@ impl Charge {
             .is_none();
         let after = self.schedule.failed(name, now);
         let AfterFailure::Keep { retry, .. } = after else {
-            if is_news {
+            // One that is only refused needs no address to be refused.
+            if is_news && self.ledger.lookup().verdict(name).is_some() {
                 warn!(event = "not-refreshed", "{name} has no address: {reason}");
             }
             return;

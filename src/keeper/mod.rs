@@ -23,6 +23,7 @@ mod watch;
 pub use charge::{Charge, Found, Reading, Terms};
 pub use outside::{Outside, Signals, Wish};
 pub use status_socket::NoStatus;
+pub use watch::ListWatch;
 
 use crate::{
     allowlist::Name,
@@ -37,19 +38,19 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use status_socket::StatusSocket;
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     convert::Infallible,
-    future, io,
+    future,
     path::PathBuf,
     pin::pin,
     time::{Duration, Instant},
 };
-use tokio::{sync::Notify, time::timeout};
+use tokio::{sync::Notify, task::yield_now, time::timeout};
 use tracing::{debug, error, warn};
-use watch::ListWatch;
 
 /// Names that are refreshed at once.
 const REFRESHES: usize = 64;
-/// The shortest time between two looks at a lookup that takes long.
+/// The shortest time between two looks at lookups that take long.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often the ledger forgets what was over long ago.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
@@ -60,6 +61,8 @@ pub struct Handover {
     pub charge: Charge,
     /// Where the command's queries arrive.
     pub listeners: Listeners,
+    /// The files of the lists, watched since before they were read.
+    pub watch: Option<ListWatch>,
     /// Whom to ask.
     pub upstreams: Upstreams,
     /// What one command can make the resolver do.
@@ -75,6 +78,7 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
     let Handover {
         charge,
         listeners,
+        watch,
         upstreams,
         limits,
         deadline,
@@ -83,7 +87,6 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
     process::raise_descriptor_limit().unwrap_or_else(|error| {
         debug!("the limit of open descriptors stays as it is: {error}");
     });
-    let watch = watch_lists(&charge.terms().lists);
     let status_socket = StatusSocket::bind(status_path.clone())
         .inspect_err(|error| {
             warn!(
@@ -111,7 +114,7 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
     let mut parts = pin!(async {
         tokio::select! {
             biased;
-            error = keeper.watch(watch.as_ref()) => error,
+            never = keeper.watch(watch.as_ref()) => match never {},
             never = keeper.reloads() => match never {},
             never = keeper.refresh() => match never {},
             never = keeper.sweep() => match never {},
@@ -134,13 +137,14 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
                     None => continue,
                 });
             }
-            error = &mut parts => return Err(Error::Process("watch the list files", error)),
+            never = &mut parts => match never {},
         }
     }
 }
 
-/// Watching is a comfort: where it cannot be had, SIGHUP does the same.
-fn watch_lists(lists: &Lists) -> Option<ListWatch> {
+/// Watching is a comfort: where it cannot be had, SIGHUP does the same. To be begun before the lists
+/// are read, so that no change is missed between the two. Within a tokio runtime.
+pub fn watch_lists(lists: &Lists) -> Option<ListWatch> {
     let files = lists.files();
     if files.is_empty() {
         return None;
@@ -164,17 +168,17 @@ struct Keeper<'a> {
 }
 
 impl Keeper<'_> {
-    /// Until the lists cannot be watched any more.
-    async fn watch(&self, watch: Option<&ListWatch>) -> io::Error {
-        let Some(watch) = watch else {
-            return future::pending().await;
-        };
-        loop {
-            if let Err(error) = watch.changed().await {
-                return error;
-            }
-            self.wants_reload(false);
+    async fn watch(&self, watch: Option<&ListWatch>) -> Infallible {
+        if let Some(watch) = watch {
+            let error = loop {
+                match watch.changed().await {
+                    Ok(()) => self.wants_reload(false),
+                    Err(error) => break error,
+                }
+            };
+            warn!("changes of the list files will not be noticed: {error}; send SIGHUP after one");
         }
+        future::pending().await
     }
 
     fn wants_reload(&self, asked: bool) {
@@ -191,28 +195,45 @@ impl Keeper<'_> {
         }
     }
 
-    /// Asks for each name when it is due.
+    /// Asks for each name when it is due, or as soon as those before it leave room.
     async fn refresh(&self) -> Infallible {
         let mut asking = FuturesUnordered::new();
-        let mut waiting = Vec::new().into_iter();
+        let mut waiting = VecDeque::new();
+        let mut patience = Instant::now();
         loop {
             while asking.len() < REFRESHES
-                && let Some(name) = waiting.next()
+                && let Some(name) = waiting.pop_front()
             {
                 asking.push(self.ask(name));
             }
             let due = self.charge.borrow().next_refresh();
-            let is_idle = waiting.as_slice().is_empty();
             tokio::select! {
                 Some((name, answer)) = asking.next() => {
                     self.charge.borrow_mut().refreshed(&name, answer);
                 }
-                () = sleep_until(due), if is_idle => {
-                    waiting = self.charge.borrow_mut().due(Instant::now()).into_iter();
+                () = sleep_until(due) => {
+                    if waiting.is_empty() {
+                        patience = Instant::now() + self.patience();
+                    }
+                    waiting.extend(self.charge.borrow_mut().due(Instant::now()));
+                }
+                () = sleep_until(Some(patience)), if !waiting.is_empty() => {
+                    for name in &waiting {
+                        self.charge.borrow_mut().awaits(name);
+                        yield_now().await;
+                    }
+                    patience = Instant::now() + self.patience();
                 }
                 () = self.rescheduled.notified() => {}
             }
         }
+    }
+
+    /// How long a name may wait, and then once more be asked for, before its last good answer is
+    /// made to last longer: it is due a grace before that ends.
+    fn patience(&self) -> Duration {
+        let grace = self.charge.borrow().terms().lifetimes.grace;
+        LOOK.max(grace / 4)
     }
 
     async fn ask(&self, name: Name) -> (Name, Answer) {
@@ -226,10 +247,9 @@ impl Keeper<'_> {
 
     /// However long the nameservers take, the last good answer does not end meanwhile.
     async fn ask_upstream(&self, name: &Name) -> Answer {
-        let pause = self.charge.borrow().terms().lifetimes.grace / 2;
         let mut lookup = pin!(self.proxy.refresh(name));
         loop {
-            match timeout(pause.max(LOOK), &mut lookup).await {
+            match timeout(self.patience(), &mut lookup).await {
                 Ok(answer) => return answer,
                 Err(_) => self.charge.borrow_mut().awaits(name),
             }

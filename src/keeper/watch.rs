@@ -24,14 +24,19 @@ use std::{
 };
 use tokio::{
     io::unix::AsyncFd,
+    task::yield_now,
     time::{Instant, timeout_at},
 };
+use tracing::warn;
 
 /// So long nothing more may happen before the change counts as whole: editors and `kubelet` make
 /// several steps of one.
 const QUIET: Duration = Duration::from_millis(100);
 /// So long a change may take to become whole, however much happens.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How often events are read before everything else has its turn: whoever can write to one of the
+/// directories can make them without end.
+const READS: usize = 16;
 
 /// The files of the lists, watched.
 pub struct ListWatch {
@@ -70,7 +75,10 @@ impl ListWatch {
             }
         }
         // Links may lead elsewhere now. What changed meanwhile is read after this.
-        self.arm()
+        if let Err(error) = self.arm() {
+            warn!("a change of the list files may not be noticed: {error}; send SIGHUP after one");
+        }
+        Ok(())
     }
 
     /// Waits for events and throws them away.
@@ -78,15 +86,18 @@ impl ListWatch {
         loop {
             let mut ready = self.readable.readable().await?;
             let mut some = false;
-            loop {
+            for _ in 0..READS {
                 match self.inotify.read_events() {
                     Ok(_) => some = true,
                     Err(Errno::EINTR) => {}
-                    Err(Errno::EAGAIN) => break,
+                    Err(Errno::EAGAIN) => {
+                        ready.clear_ready();
+                        break;
+                    }
                     Err(errno) => return Err(errno.into()),
                 }
             }
-            ready.clear_ready();
+            yield_now().await;
             if some {
                 return Ok(());
             }
@@ -113,8 +124,12 @@ impl ListWatch {
 
     fn add(&self, path: &Path, events: AddWatchFlags) -> io::Result<()> {
         match self.inotify.add_watch(path, events) {
-            // Gone, or closed to this process: it will be found again by the directory above it.
-            Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => Ok(()),
+            // Gone, closed to this process, or leading nowhere: it will be found again by the
+            // directory above it.
+            Ok(_)
+            | Err(
+                Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP | Errno::ENAMETOOLONG,
+            ) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
     }
@@ -283,5 +298,10 @@ mod tests {
         symlink("b", at("a")).unwrap();
         symlink("a", at("b")).unwrap();
         assert!(ways_to(&at("a")).contains(folder.path()));
+        // And what takes their place is noticed.
+        assert!(notices(&at("a"), || {
+            fs::remove_file(at("a")).unwrap();
+            fs::write(at("a"), "one.example\n").unwrap();
+        }));
     }
 }

@@ -159,6 +159,8 @@ struct Ending {
     status: Status,
     /// When patience ends: with SIGTERM first, then with SIGKILL.
     deadline: Instant,
+    /// When what is left is looked at next, whatever signals come meanwhile.
+    look: Instant,
     killed: bool,
 }
 
@@ -206,7 +208,7 @@ impl Supervised {
                     self.received(&signal);
                 }
                 Phase::Ending(ending) => {
-                    let wake = ending.deadline.min(Instant::now() + LOOK);
+                    let wake = ending.deadline.min(ending.look);
                     tokio::select! {
                         signal = self.signal() => {
                             let signal = signal?;
@@ -280,7 +282,10 @@ impl Supervised {
     fn reap(&mut self) -> io::Result<bool> {
         for _ in 0..CHILDREN_A_TURN {
             match process::next_change()? {
-                Children::Changed(pid, change) if pid == self.command => {
+                // After its end another process may have its number.
+                Children::Changed(pid, change)
+                    if pid == self.command && matches!(self.phase, Phase::Running) =>
+                {
                     self.command_changed(change);
                 }
                 Children::Changed(..) => {}
@@ -340,15 +345,19 @@ impl Supervised {
         // What is stopped cannot end before it goes on.
         self.remains.signal(libc::SIGTERM);
         self.remains.signal(libc::SIGCONT);
+        let now = Instant::now();
         self.phase = Phase::Ending(Ending {
             status,
-            deadline: Instant::now() + self.options.kill_after,
+            deadline: now + self.options.kill_after,
+            look: now + LOOK,
             killed: false,
         });
     }
 
-    fn look_at_remains(&mut self, ending: Ending) -> io::Result<()> {
+    fn look_at_remains(&mut self, mut ending: Ending) -> io::Result<()> {
         let now = Instant::now();
+        ending.look = now + LOOK;
+        self.phase = Phase::Ending(ending);
         if now >= ending.deadline && ending.killed {
             warn!("processes are left that SIGKILL does not end");
             self.finish(ending.status);

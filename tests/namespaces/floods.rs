@@ -8,7 +8,7 @@ use crate::{
     support::{
         dns::ZoneSpec,
         harness::needs_second_uid,
-        live::{SHORT, eventually, is_open, resident, status, supervised_above},
+        live::{SHORT, end, eventually, is_open, resident, status, supervised_above},
         probe::Step,
         world::{ALLOWLIST, DNS, PROBE, Run, World, allowlist, rejects},
     },
@@ -16,6 +16,7 @@ use crate::{
 
 cases!(floods:
     nothing_starves_in_a_flood,
+    nobody_waits_for_a_log_that_is_not_read,
 );
 
 fn zone(last: u8) -> ZoneSpec {
@@ -89,4 +90,30 @@ fn nothing_starves_in_a_flood() {
         sleep(Duration::from_millis(100));
     }
     started.finish().exits(0);
+}
+
+/// The command fills the pipe that both write to; a line of the log was waited for, and with it
+/// were signals and queries.
+fn nobody_waits_for_a_log_that_is_not_read() {
+    needs_second_uid();
+    let world = World::new();
+    allowlist("api.example.org\n");
+    let options = ["--resolve-timeout", "2s"];
+    let started = supervised_above(&world, &options, &["/bin/sh", "-c", "exec yes >&2"]);
+    // It is full when whoever fills it sleeps.
+    let command = format!("/proc/{0}/task/{0}/children", started.id());
+    eventually("the pipe is full", || {
+        let child = fs::read_to_string(&command).unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap();
+        stat.contains("(yes) S ")
+    });
+    for generation in 2..5 {
+        // Each reload is a line.
+        allowlist(&format!("api.example.org\ngit.example.org:{generation}\n"));
+        eventually("a reload", || {
+            status()["policy"]["generation"] == generation
+        });
+        assert!(Step::Lookup("api.example.org".into()).run().is_ok());
+    }
+    end(started).exits(143);
 }

@@ -12,7 +12,9 @@ use crate::{
     support::{
         dns::{Behaviour, ZoneSpec},
         harness::needs_second_uid,
-        live::{Going, SHORT, addresses, ask, end, eventually, is_open, status_of, supervised},
+        live::{
+            Going, SHORT, addresses, ask, end, eventually, is_open, status, status_of, supervised,
+        },
         probe::Step,
         world::{DNS, GIT, World, allowlist, reaches, rejects},
     },
@@ -24,7 +26,9 @@ cases!(lifetimes:
     answers_that_rotate_are_all_reached,
     a_failed_refresh_keeps_the_last_good_answer,
     silence_keeps_the_last_good_answer_too,
+    names_that_wait_for_their_turn_keep_theirs_as_well,
     what_does_not_exist_any_more_ends_with_its_time,
+    a_refused_name_without_an_address_is_no_news,
 );
 
 /// `api.example.org` at this address of 198.51.100.0/24, for a second.
@@ -152,6 +156,42 @@ fn silence_keeps_the_last_good_answer_too() {
     kept_through(Behaviour::Drop);
 }
 
+/// More names than are asked for at once, each of which takes longer than an address lives: the
+/// last of them were out of the sets before anybody asked for them.
+fn names_that_wait_for_their_turn_keep_theirs_as_well() {
+    needs_second_uid();
+    let names: Vec<String> = (0..200).map(|n| format!("n{n:03}.example.org")).collect();
+    let zone = |behaviour| {
+        let zone = ZoneSpec::new().everything(behaviour);
+        names.iter().enumerate().fold(zone, |zone, (n, name)| {
+            let address = format!("198.51.100.{n}");
+            zone.addresses(name, &[&address]).ttl(name, 1)
+        })
+    };
+    let world = World::with_zone(zone(Behaviour::Answer));
+    allowlist(&(names.join("\n") + "\n"));
+    let lives = ["--dns-min-ttl", "2s", "--dns-grace", "2s"];
+    let options = [&lives[..], &["--resolve-timeout", "5s"]].concat();
+    let started = supervised(&world, &options);
+    let open = || {
+        let status = status();
+        let names = status["names"].as_array().unwrap().iter();
+        names
+            .filter(|name| !name["addresses"].as_array().unwrap().is_empty())
+            .count()
+    };
+    eventually("all are open", || open() == names.len());
+    world.outside.change(zone(Behaviour::Drop));
+    // Each turn of 64 takes five seconds.
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(15) {
+        assert_eq!(open(), names.len(), "after {:?}", since.elapsed());
+        sleep(Duration::from_millis(250));
+    }
+    world.outside.change(zone(Behaviour::Answer));
+    end(started);
+}
+
 fn what_does_not_exist_any_more_ends_with_its_time() {
     needs_second_uid();
     let world = World::with_zone(api_at(10));
@@ -165,4 +205,19 @@ fn what_does_not_exist_any_more_ends_with_its_time() {
     flow.goes_on();
     flow.never_failed();
     end(started).says(&["its addresses end with their time"]);
+}
+
+/// It was warned of, as if it were missed.
+fn a_refused_name_without_an_address_is_no_news() {
+    needs_second_uid();
+    let world = World::with_zone(api_at(10));
+    allowlist("api.example.org\n!gone.example.org\n");
+    let started = supervised(&world, &SHORT);
+    eventually("it is asked for again", || {
+        let queries = world.queries();
+        let asked = queries.iter().filter(|q| q.name == "gone.example.org");
+        asked.count() > 4
+    });
+    let ran = end(started);
+    assert!(!ran.stderr().contains("gone.example.org"), "{ran}");
 }

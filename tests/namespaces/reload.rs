@@ -17,15 +17,20 @@ use crate::{
     support::{
         dns::ZoneSpec,
         harness::needs_second_uid,
-        live::{Going, SHORT, end, eventually, is_open, status, supervised},
+        live::{Going, SHORT, end, eventually, is_open, ready, status, supervised},
         probe::Step,
-        world::{ALLOWLIST, API, GIT, SENTINEL, TICKER, World, allowlist, file, reaches, rejects},
+        world::{
+            ALLOWLIST, API, GIT, SENTINEL, TICKER, World, allowlist, file, reaches, rejects,
+            user_options, zone,
+        },
     },
 };
 
 cases!(reload:
     however_a_file_is_changed_it_is_noticed,
     the_directory_behind_a_config_map_is_swapped,
+    a_list_that_changes_during_the_start_is_read_again,
+    a_list_that_cannot_be_read_ends_nothing,
     a_hangup_reads_lists_and_hosts_again,
     a_list_that_is_wrong_changes_nothing,
     what_is_revoked_gets_cut_and_what_stays_never_notices,
@@ -95,6 +100,66 @@ fn the_directory_behind_a_config_map_is_swapped() {
         fs::rename(at("..data_tmp"), at("..data")).unwrap();
         is(api, !api);
     }
+    end(started);
+}
+
+/// While its names are resolved: it was read before, and its file was watched afterwards. Not in
+/// the folder of the sentinel, where the start itself makes the watch look.
+fn a_list_that_changes_during_the_start_is_read_again() {
+    needs_second_uid();
+    let world = World::with_zone(zone().delay(Duration::from_millis(700)));
+    fs::create_dir("/etc/mounted").unwrap();
+    let list = file("/etc/mounted/allowed.txt", "api.example.org\n");
+    let run = world.egress().args(user_options());
+    let run = run.args(["--supervise", "--allowlist", "/etc/mounted/allowed.txt"]);
+    let started = run.command(&["/bin/sleep", "1000"]).start();
+    eventually("it asks", || {
+        let queries = world.queries();
+        queries.iter().any(|query| query.name == "api.example.org")
+    });
+    file(list, "git.example.org\n");
+    let started = ready(started);
+    is(false, true);
+    end(started);
+}
+
+/// A link that leads to itself ended the supervisor, and with it the command.
+fn a_list_that_cannot_be_read_ends_nothing() {
+    needs_second_uid();
+    let world = World::new();
+    allowlist("api.example.org\n");
+    let mut started = supervised(&world, &["--allowlist", ALLOWLIST]);
+    let wrong: [(&str, &dyn Fn()); 5] = [
+        ("Too many levels", &|| {
+            symlink(ALLOWLIST, ALLOWLIST).unwrap()
+        }),
+        ("No such file", &|| symlink("/no/where", ALLOWLIST).unwrap()),
+        ("not a regular file", &|| fs::create_dir(ALLOWLIST).unwrap()),
+        ("not a regular file", &|| {
+            symlink("/dev/zero", ALLOWLIST).unwrap();
+        }),
+        ("larger than", &|| {
+            let file = fs::File::create(ALLOWLIST).unwrap();
+            file.set_len(1 << 30).unwrap();
+        }),
+    ];
+    for (reason, put) in wrong {
+        fs::remove_file(ALLOWLIST).unwrap();
+        put();
+        eventually(reason, || {
+            let said = status()["reload_error"].clone();
+            said.as_str().is_some_and(|said| said.contains(reason))
+        });
+        is(true, false);
+        assert!(started.is_running(), "{reason}");
+        fs::remove_file(ALLOWLIST)
+            .or_else(|_| fs::remove_dir(ALLOWLIST))
+            .unwrap();
+        allowlist("api.example.org\n");
+        eventually(reason, || status()["reload_error"].is_null());
+    }
+    allowlist("git.example.org\n");
+    is(false, true);
     end(started);
 }
 

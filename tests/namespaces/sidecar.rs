@@ -10,11 +10,13 @@ use crate::{
     support::{
         capture::Frame,
         harness::needs_second_uid,
-        live::{Going, as_node, end, eventually, is_open, sidecar, status, status_of, supervised},
+        live::{
+            Going, as_node, end, eventually, is_open, ready, sidecar, status, status_of, supervised,
+        },
         probe::{Outcome, Step},
         world::{
             API, BINARY, DNS, ELSEWHERE, FOREIGN_DNS, GIT, Run, SENTINEL, World, allowlist,
-            reaches, rejects, user_options,
+            reaches, rejects, user_options, zone,
         },
     },
 };
@@ -27,6 +29,7 @@ cases!(sidecar:
     another_one_takes_over_with_another_list,
     a_second_start_changes_nothing_until_it_is_gone,
     with_the_supervisor_the_command_dies_and_the_rules_stay,
+    a_hangup_during_its_start_is_a_reload,
     as_process_1_too,
 );
 
@@ -251,6 +254,22 @@ fn with_the_supervisor_the_command_dies_and_the_rules_stay() {
         state().is_empty() || state().contains(") Z ")
     });
     is_shut(&world);
+}
+
+/// It ended the start, or came after the lists were read and was lost.
+fn a_hangup_during_its_start_is_a_reload() {
+    needs_second_uid();
+    let world = World::with_zone(zone().delay(Duration::from_millis(700)));
+    allowlist("api.example.org\n");
+    let started = Run::new(BINARY).args(["apply", "--watch"]).start();
+    eventually("it asks", || {
+        let queries = world.queries();
+        queries.iter().any(|query| query.name == "api.example.org")
+    });
+    started.signal(Signal::SIGHUP);
+    let started = ready(started);
+    eventually("it was reloaded", || status()["policy"]["generation"] == 2);
+    end(started).exits(0);
 }
 
 fn as_process_1_too() {
