@@ -38,7 +38,7 @@ use status_socket::StatusSocket;
 use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
-    future, io,
+    future,
     path::PathBuf,
     pin::pin,
     time::{Duration, Instant},
@@ -51,6 +51,8 @@ use watch::ListWatch;
 const REFRESHES: usize = 64;
 /// The shortest time between two looks at a lookup that takes long.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often the lists are read while nobody says whether they changed.
+const UNWATCHED: Duration = Duration::from_secs(1);
 /// How often the ledger forgets what was over long ago.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 
@@ -111,7 +113,7 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
     let mut parts = pin!(async {
         tokio::select! {
             biased;
-            error = keeper.watch(watch.as_ref()) => error,
+            never = keeper.watch(watch.as_ref()) => match never {},
             never = keeper.reloads() => match never {},
             never = keeper.refresh() => match never {},
             never = keeper.sweep() => match never {},
@@ -134,7 +136,7 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
                     None => continue,
                 });
             }
-            error = &mut parts => return Err(Error::Process("watch the list files", error)),
+            never = &mut parts => match never {},
         }
     }
 }
@@ -164,14 +166,23 @@ struct Keeper<'a> {
 }
 
 impl Keeper<'_> {
-    /// Until the lists cannot be watched any more.
-    async fn watch(&self, watch: Option<&ListWatch>) -> io::Error {
+    async fn watch(&self, watch: Option<&ListWatch>) -> Infallible {
         let Some(watch) = watch else {
             return future::pending().await;
         };
+        let mut fails = false;
         loop {
-            if let Err(error) = watch.changed().await {
-                return error;
+            let changed = watch.changed().await;
+            if let Err(error) = &changed
+                && !fails
+            {
+                warn!(
+                    "changes of the list files may not be noticed: {error}; send SIGHUP after one"
+                );
+            }
+            fails = changed.is_err();
+            if fails {
+                tokio::time::sleep(UNWATCHED).await;
             }
             self.wants_reload(false);
         }
