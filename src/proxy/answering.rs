@@ -8,7 +8,11 @@ use hickory_resolver::proto::{
     rr::{DNSClass, Name as DnsName, Record, RecordType},
 };
 use nix::sys::socket::SockaddrStorage;
-use tokio::{net::UdpSocket, task::yield_now, time::Instant};
+use tokio::{
+    net::UdpSocket,
+    task::yield_now,
+    time::{Instant, sleep},
+};
 use tracing::debug;
 
 use super::{
@@ -20,6 +24,9 @@ use super::{
     waiting::{Origin, Waiter},
 };
 use crate::resolve::absolute;
+
+/// Between two attempts to receive where the first one failed.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What becomes of a query.
 enum Step {
@@ -67,6 +74,8 @@ impl<G: Gate> Proxy<'_, G> {
             };
             if let Err(e) = batch.receive(socket, take).await {
                 debug!("dns: cannot receive: {e}");
+                // An error that stays must not keep everything else from having its turn.
+                sleep(PAUSE).await;
             }
             if !outgoing.is_empty() {
                 let lost = batch.send(socket, &outgoing);
