@@ -27,7 +27,7 @@ escape: ## everything that was tried to get a byte out; the table goes to docs/e
 bench: ## start, long lists, packets, sizes, instructions: docs/benchmarks/results.md, 15 minutes
 	@scripts/bench
 
-faults: ## every system call of a start made to fail, each in turn: docs/faults.md
+faults: ## every system call of a start, a refresh, a reload made to fail, each in turn: docs/faults.md
 	@scripts/faults
 
 model: ## the lifecycle as a state machine, every state of it: docs/model.md

@@ -118,7 +118,7 @@ fn listen_remedy(error: &io::Error) -> Option<String> {
                 .to_owned(),
         ),
         io::ErrorKind::PermissionDenied => Some("run with --cap-add=NET_BIND_SERVICE".to_owned()),
-        _ => None,
+        _ => Some(resources(error)),
     }
 }
 

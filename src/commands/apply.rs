@@ -27,9 +27,7 @@ pub fn apply(
     began: Instant,
 ) -> Result<Outcome, Error> {
     let path = config::sentinel(args.run.sentinel.as_deref(), environment);
-    if !watch {
-        start::begin(&path);
-    }
+    start::begin(&path, watch);
     block_on(async {
         let enforced = start::enforce(args, environment, Job::Apply { watch }, &path, |config| {
             config::unsupervised(&args.supervise)?;

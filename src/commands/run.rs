@@ -33,7 +33,7 @@ pub fn run(
     began: Instant,
 ) -> Result<Outcome, Error> {
     let path = config::sentinel(args.run.sentinel.as_deref(), environment);
-    start::begin(&path);
+    start::begin(&path, false);
     let started = block_on(async {
         let mut enforced = start::enforce(args, environment, Job::Run, &path, |config| {
             prepare(config, environment, words, &path)

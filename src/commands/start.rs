@@ -96,10 +96,13 @@ impl<T> Enforced<T> {
 
 /// What comes first of all (I3), before anything that can fail: an old sentinel goes. Where it
 /// does not, [`enforce`] tries again, and says so. Where somebody keeps the rules, what the
-/// sentinel says is true, and stays so: [`enforce`] says that too.
-pub fn begin(sentinel_path: &Path) {
+/// sentinel says is true, and stays so: [`enforce`] says that too. One that `stays` may find what
+/// a keeper that is gone has left in force, and then it is true as well.
+pub fn begin(sentinel_path: &Path, stays: bool) {
     let kept = StartLock::check_free_to_take();
-    if !matches!(kept, Err(StartLockError::Kept(_))) {
+    let is_true = matches!(kept, Err(StartLockError::Kept(_)))
+        || stays && matches!(Firewall::left_by_another(), Ok(Some(_)));
+    if !is_true {
         let _ = sentinel::remove(sentinel_path);
     }
 }
@@ -219,7 +222,11 @@ pub async fn enforce<T>(
             start_lock,
         }),
         Err(error) => {
-            firewall.seal();
+            if firewall.is_to_be_sealed() {
+                // That of what was taken over, if it was (I3).
+                let _ = sentinel::remove(sentinel_path);
+                firewall.seal();
+            }
             Err(error)
         }
     }
@@ -308,6 +315,19 @@ impl Firewall {
     /// The table that another keeper left in force, so that nothing of it is shut while this one
     /// starts. Default-deny is in place then (I1), and stays whatever becomes of this start.
     fn adopt() -> Result<Option<Self>, Error> {
+        let Some((kernel, mark, gid)) = Self::left_by_another()? else {
+            return Ok(None);
+        };
+        if let Some(gid) = gid {
+            // As its rules know the resolver.
+            Keeper::take_group(gid)?;
+        }
+        debug!("taking over the table of a keeper that is gone, mark {mark:#010x}");
+        Ok(Some(Self::of(kernel, Table::Adopted(mark))))
+    }
+
+    /// Whether there is such a table: its mark, and the group of its resolver.
+    fn left_by_another() -> Result<Option<(Nftables, u32, Option<u32>)>, Error> {
         let gid = Keeper::own_group(None)?;
         let mut kernel = Nftables::open()?;
         for (unknown, forwarder) in [(false, false), (false, true), (true, true)] {
@@ -326,12 +346,7 @@ impl Firewall {
             };
             let shape = ruleset::enforced(&Policy::default(), ruleset::Dns::Proxy(&shape));
             if let nft::Found::Alike { mark } = kernel.adopt(&shape)? {
-                if let Some(gid) = gid {
-                    // As its rules know the resolver.
-                    Keeper::take_group(gid)?;
-                }
-                debug!("taking over the table of a keeper that is gone, mark {mark:#010x}");
-                return Ok(Some(Self::of(kernel, Table::Adopted(mark))));
+                return Ok(Some((kernel, mark, gid)));
             }
         }
         Ok(None)
@@ -446,15 +461,18 @@ impl Firewall {
         Ok(changed?)
     }
 
-    /// After a failure: the lock, with nothing open. What another start left in force stays.
-    fn seal(&mut self) {
+    /// Whether what is in force is not to stay after a failure: the lock is, and the table that
+    /// another keeper of this list left, with what this start added to it.
+    fn is_to_be_sealed(&self) -> bool {
         let Table::Ours(current) = &self.current else {
-            return;
+            return false;
         };
-        let locked = ruleset::locked(None);
-        if *current != locked
-            && let Err(error) = self.kernel.replace(&locked)
-        {
+        !self.continues && *current != ruleset::locked(None)
+    }
+
+    /// After a failure: the lock, with nothing open.
+    fn seal(&mut self) {
+        if let Err(error) = self.kernel.replace(&ruleset::locked(None)) {
             warn!(
                 "could not close the lock's way to the nameservers: {}",
                 Error::from(error).report()

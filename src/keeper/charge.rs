@@ -367,13 +367,8 @@ impl Charge {
             ledger.answer(name, addresses, until, now);
         }
         let to = self.terms.table(&ledger);
-        self.kernel
-            .reload(&from, &to)
+        self.exchange(&from, &to)
             .inspect_err(|error| self.reload_error = Some(error.to_string()))?;
-        if let Err(error) = self.kernel.verify(&to) {
-            self.fault = Some(error);
-            self.broken.notify_one();
-        }
         self.ledger = ledger;
         self.mark = to.mark().unwrap_or_default();
         self.digest = reading.digest;
@@ -397,6 +392,26 @@ impl Charge {
         Ok(())
     }
 
+    /// One table for the other, read back; where that fails it is the one of before, or nobody
+    /// knows what is in force, and the keeper has to end.
+    fn exchange(&mut self, from: &Ruleset, to: &Ruleset) -> Result<(), NftError> {
+        let unacknowledged = match self.kernel.reload(from, to) {
+            Ok(()) => None,
+            // It may be done all the same.
+            Err(error @ NftError::Acknowledge(_)) => Some(error),
+            Err(error) => return Err(error),
+        };
+        let Err(error) = self.kernel.verify(to) else {
+            return Ok(());
+        };
+        let restored = self.kernel.replace(from);
+        if let Err(lost) = restored.and_then(|()| self.kernel.verify(from)) {
+            self.fault = Some(lost);
+            self.broken.notify_one();
+        }
+        Err(unacknowledged.unwrap_or(error))
+    }
+
     /// The sentinel says what is in force now. The old one still verifies where that fails.
     fn publish(&self, table: &Ruleset) {
         let counts = self.ledger.counts(Instant::now());
@@ -409,9 +424,12 @@ impl Charge {
             ipv6: counts.ipv6 as u64,
         })
         .map_err(Error::from)
-        .and_then(|sentinel| Ok(self.place.publish(&sentinel)?));
+        .and_then(|sentinel| Ok(self.place.renew(&sentinel)?));
         if let Err(error) = published {
-            warn!("the sentinel still tells of the start: {}", error.report());
+            warn!(
+                "the sentinel may still tell of the lists before: {}",
+                error.report()
+            );
         }
     }
 

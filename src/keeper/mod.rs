@@ -52,6 +52,8 @@ use tracing::{debug, error, warn};
 const REFRESHES: usize = 64;
 /// The shortest time between two looks at lookups that take long.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often the lists are read while nobody says whether they changed.
+const UNWATCHED: Duration = Duration::from_secs(1);
 /// How often the ledger forgets what was over long ago.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 
@@ -169,16 +171,25 @@ struct Keeper<'a> {
 
 impl Keeper<'_> {
     async fn watch(&self, watch: Option<&ListWatch>) -> Infallible {
-        if let Some(watch) = watch {
-            let error = loop {
-                match watch.changed().await {
-                    Ok(()) => self.wants_reload(false),
-                    Err(error) => break error,
-                }
-            };
-            warn!("changes of the list files will not be noticed: {error}; send SIGHUP after one");
+        let Some(watch) = watch else {
+            return future::pending().await;
+        };
+        let mut fails = false;
+        loop {
+            let changed = watch.changed().await;
+            if let Err(error) = &changed
+                && !fails
+            {
+                warn!(
+                    "changes of the list files may not be noticed: {error}; send SIGHUP after one"
+                );
+            }
+            fails = changed.is_err();
+            if fails {
+                tokio::time::sleep(UNWATCHED).await;
+            }
+            self.wants_reload(false);
         }
-        future::pending().await
     }
 
     fn wants_reload(&self, asked: bool) {

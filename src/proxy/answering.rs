@@ -8,7 +8,11 @@ use hickory_resolver::proto::{
     rr::{DNSClass, Name as DnsName, Record, RecordType},
 };
 use nix::sys::socket::SockaddrStorage;
-use tokio::{net::UdpSocket, task::yield_now, time::Instant};
+use tokio::{
+    net::UdpSocket,
+    task::yield_now,
+    time::{Instant, sleep},
+};
 use tracing::debug;
 
 use super::{
@@ -24,6 +28,10 @@ use crate::resolve::absolute;
 /// Batches of datagrams that are answered before anything else has its turn: some hundred queries,
 /// a millisecond at most where none of them needs a lookup.
 const BATCHES: usize = 4;
+
+/// Between two attempts to receive where the first one failed: an error that stays must not keep
+/// everything else from having its turn.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What becomes of a query.
 enum Step {
@@ -62,6 +70,7 @@ impl<G: Gate> Proxy<'_, G> {
         loop {
             if let Err(e) = socket.readable().await {
                 debug!("dns: cannot wait for queries: {e}");
+                sleep(PAUSE).await;
             }
             for _ in 0..BATCHES {
                 let received = batch.receive(socket, |octets, source| {
@@ -78,6 +87,7 @@ impl<G: Gate> Proxy<'_, G> {
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                     Err(e) => {
                         debug!("dns: cannot receive: {e}");
+                        sleep(PAUSE).await;
                         break;
                     }
                 }

@@ -155,13 +155,19 @@ impl Place {
     /// Writes the sentinel beside its place, mode 0444 whatever the umask, and moves it there: at
     /// no instant is there half a sentinel.
     pub fn publish(&self, sentinel: &Sentinel) -> Result<(), PlaceError> {
+        self.renew(sentinel).inspect_err(|_| {
+            // The move may be done already, and the sync after it what failed (I5).
+            let _ = fs::remove_file(self.path());
+        })
+    }
+
+    /// The same in the place of one that is true. Where it fails there is that one, or this one.
+    pub fn renew(&self, sentinel: &Sentinel) -> Result<(), PlaceError> {
         let beside = self.beside();
         // Left by a start that was killed. Starts are serialised (I9), so it is nobody's.
         remove(&beside)?;
         self.write_and_move(sentinel, &beside).inspect_err(|_| {
             let _ = fs::remove_file(&beside);
-            // The move may be done already, and the sync after it what failed (I5).
-            let _ = fs::remove_file(self.path());
         })
     }
 

@@ -23,6 +23,7 @@ macro_rules! known {
 /// those of others.
 #[rustfmt::skip]
 const KNOWN: &[Known] = known! {
+    accept4: SYS_accept4 [EMFILE ENFILE ENOMEM ENOBUFS ECONNABORTED EINTR EPERM];
     access: SYS_access [EACCES];
     arch_prctl: SYS_arch_prctl [EPERM];
     bind: SYS_bind [EADDRINUSE EACCES ENOMEM ENOBUFS EPERM];
@@ -35,6 +36,7 @@ const KNOWN: &[Known] = known! {
     close: SYS_close [EINTR EIO];
     close_range: SYS_close_range [ENOSYS EPERM EINVAL ENOMEM];
     connect: SYS_connect [ECONNREFUSED EAGAIN ENETUNREACH EACCES EPERM EINTR ENOBUFS];
+    dup2: SYS_dup2 [EMFILE EINTR];
     epoll_create1: SYS_epoll_create1 [EMFILE ENFILE ENOMEM ENOSYS];
     epoll_ctl: SYS_epoll_ctl [ENOMEM ENOSPC EPERM];
     epoll_wait: SYS_epoll_wait [EINTR];
@@ -56,11 +58,14 @@ const KNOWN: &[Known] = known! {
     getgid: SYS_getgid [];
     getgroups: SYS_getgroups [EPERM];
     getpid: SYS_getpid [];
+    getppid: SYS_getppid [];
     getrandom: SYS_getrandom [EINTR ENOSYS];
     getsockname: SYS_getsockname [ENOBUFS];
     getsockopt: SYS_getsockopt [ENOMEM EPERM];
     gettid: SYS_gettid [];
     getuid: SYS_getuid [];
+    inotify_add_watch: SYS_inotify_add_watch [ENOSPC ENOMEM EACCES];
+    inotify_init1: SYS_inotify_init1 [EMFILE ENFILE ENOMEM];
     ioctl: SYS_ioctl [ENOTTY EPERM];
     listen: SYS_listen [EADDRINUSE EOPNOTSUPP];
     lseek: SYS_lseek [ESPIPE];
@@ -80,6 +85,7 @@ const KNOWN: &[Known] = known! {
     read: SYS_read [EIO EINTR EAGAIN ENOMEM] (short);
     readlink: SYS_readlink [EIO EACCES];
     recvfrom: SYS_recvfrom [EAGAIN EINTR ENOMEM ENOBUFS ECONNREFUSED];
+    recvmmsg: SYS_recvmmsg [EINTR ENOMEM ENOBUFS];
     recvmsg: SYS_recvmsg [EAGAIN EINTR ENOMEM ENOBUFS ECONNREFUSED];
     rename: SYS_rename [ENOSPC EROFS EIO EACCES EPERM EDQUOT];
     rseq: SYS_rseq [EINVAL ENOSYS];
@@ -94,6 +100,7 @@ const KNOWN: &[Known] = known! {
     set_robust_list: SYS_set_robust_list [EINVAL];
     set_tid_address: SYS_set_tid_address [];
     setgroups: SYS_setgroups [EPERM ENOMEM EINVAL];
+    setpgid: SYS_setpgid [EACCES EPERM];
     setresgid: SYS_setresgid [EPERM EINVAL EAGAIN];
     setresuid: SYS_setresuid [EPERM EINVAL EAGAIN];
     setsockopt: SYS_setsockopt [EPERM ENOPROTOOPT ENOMEM];
@@ -102,8 +109,10 @@ const KNOWN: &[Known] = known! {
     socket: SYS_socket [EMFILE ENFILE ENOMEM ENOBUFS EACCES EPERM EAFNOSUPPORT EPROTONOSUPPORT];
     socketpair: SYS_socketpair [EMFILE ENFILE ENOMEM];
     statx: SYS_statx [EACCES EIO ENOMEM ENOSYS];
+    umask: SYS_umask [];
     uname: SYS_uname [];
     unlink: SYS_unlink [EACCES EBUSY EIO EPERM EROFS ENOENT];
+    waitid: SYS_waitid [ECHILD EINTR];
     write: SYS_write [EAGAIN EINTR EIO ENOSPC EPIPE EDQUOT] (short);
     // They return nothing, or they never return.
     exit: SYS_exit [];
@@ -117,6 +126,14 @@ pub fn name(number: u64) -> String {
         .iter()
         .find(|known| u64::try_from(known.1) == Ok(number));
     known.map_or_else(|| format!("number {number}"), |known| known.0.to_owned())
+}
+
+/// What can happen to a call that reads what the kernel has said is there: an event, a signal. It is
+/// the only one who reads it, so it is not gone, and it is whole.
+pub fn faults_of_events(name: &str, length: u64) -> Option<Vec<Fault>> {
+    let mut faults = faults(name, length)?;
+    faults.retain(|fault| !matches!(fault, Fault::Error(libc::EAGAIN) | Fault::Short));
+    Some(faults)
 }
 
 /// What can happen to a call; nothing is known of a system call that is not in this file.
@@ -162,7 +179,7 @@ pub fn subject(name: &str, arguments: &[u64; 6], process: &Process) -> Option<St
             path(arguments[1])?
         )),
         "connect" => is_port_53(&memory(arguments[1], 4)).then(|| "a nameserver".to_owned()),
-        "write" => process.descriptor(arguments[0]),
+        "read" | "write" => process.descriptor(arguments[0]),
         "sendto" => {
             let length = usize::try_from(arguments[2]).ok()?;
             nftables(&memory(arguments[1], length.min(1 << 16))).map(str::to_owned)

@@ -31,15 +31,25 @@ fn of(recording: &Recording, full: bool) -> Vec<Case> {
     let begins = calls
         .iter()
         .position(|call| call.point.call == "poll")
+        .filter(|_| !recording.scenario.is_kept())
         .unwrap_or(0);
     let mut two_threads = false;
     let mut cases = regressions::of(recording);
     for (index, call) in calls.iter().enumerate() {
         let length = call.arguments[2];
-        let mut faults = calls::faults(&call.point.call, length)
+        let is_event = call.point.call == "read" && is_of_the_kernel(call);
+        let possible = if is_event {
+            calls::faults_of_events
+        } else {
+            calls::faults
+        };
+        let mut faults = possible(&call.point.call, length)
             .unwrap_or_else(|| panic!("calls.rs does not know {}", call.point));
+        if recording.scenario == Scenario::Supervise && call.point.thread > 0 {
+            faults.push(Fault::KillAbove);
+        }
         // From here on there are two threads.
-        two_threads |= call.point.call == "clone3";
+        two_threads |= matches!(call.point.call.as_str(), "clone" | "clone3");
         if two_threads {
             faults.push(Fault::Late);
         }
@@ -57,15 +67,13 @@ fn of(recording: &Recording, full: bool) -> Vec<Case> {
             // What they come to does not depend on the scenario: the first one has them all.
             faults.retain(|_| ends.contains(&call.point.occurrence));
         }
-        if !full {
-            let sample = Sample {
-                whole: recording.scenario == Scenario::Start,
-                decisive: is_decisive(call),
-                at_an_end: ends.contains(&call.point.occurrence),
-                index,
-            };
-            faults = sample.of(faults);
-        }
+        let sample = Sample {
+            depth: Depth::of(recording.scenario, full),
+            decisive: is_decisive(call),
+            at_an_end: ends.contains(&call.point.occurrence),
+            index,
+        };
+        faults = sample.of(faults);
         cases.extend(faults.into_iter().map(|fault| Case {
             scenario: recording.scenario,
             point: call.point.clone(),
@@ -99,11 +107,43 @@ fn is_decisive(call: &Call) -> bool {
     names.contains(&call.point.call.as_str()) || nftables
 }
 
-/// The sample: of a call that is decisive everything; of the first and the last call of each
-/// system call in each thread two faults; a kill at every ninth call. Of the scenarios but the
-/// first a third of that.
+/// Whether it is read from an object of the kernel's: a signalfd, an inotify instance.
+fn is_of_the_kernel(call: &Call) -> bool {
+    call.subject
+        .as_deref()
+        .is_some_and(|about| about.starts_with("anon_inode:"))
+}
+
+/// How much of a scenario is tried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Everything,
+    /// What another scenario has in common with this one is not tried once more with each error:
+    /// each call fails in one way, or in all where it is decisive.
+    EachCall,
+    /// Of a call that is decisive everything; of the first and the last call of each system call in
+    /// each thread two faults; a kill at every ninth call. Of that one in so many.
+    Sample(usize),
+}
+
+impl Depth {
+    fn of(scenario: Scenario, full: bool) -> Self {
+        match scenario {
+            Scenario::Start if full => Self::Everything,
+            Scenario::Start => Self::Sample(1),
+            Scenario::Rerun | Scenario::Apply | Scenario::Root if full => Self::Everything,
+            Scenario::Refresh | Scenario::Query if full => Self::Everything,
+            Scenario::Rerun | Scenario::Apply | Scenario::Root => Self::Sample(3),
+            _ if full => Self::EachCall,
+            Scenario::Supervise | Scenario::Watch | Scenario::TakeOver => Self::Sample(8),
+            _ => Self::Sample(4),
+        }
+    }
+}
+
+/// A call, and which of its faults are tried.
 struct Sample {
-    whole: bool,
+    depth: Depth,
     decisive: bool,
     at_an_end: bool,
     index: usize,
@@ -113,19 +153,22 @@ impl Sample {
     fn of(&self, faults: Vec<Fault>) -> Vec<Fault> {
         let index = self.index;
         let many = faults.len();
-        let step = if self.whole { 1 } else { 3 };
-        faults
-            .into_iter()
-            .enumerate()
-            .filter(|(number, fault)| {
-                if *fault == Fault::Kill {
-                    return index.is_multiple_of(9 * step);
-                }
-                let chosen = self.decisive
-                    || self.at_an_end && [index % many, (index + many / 2) % many].contains(number);
+        let chosen = |number: usize, fault: &Fault| match self.depth {
+            Depth::Everything => true,
+            Depth::EachCall => {
+                self.decisive
+                    || number == index % many
+                    || self.at_an_end && number == (index + many / 2) % many
+            }
+            Depth::Sample(step) if *fault == Fault::Kill => index.is_multiple_of(9 * step),
+            Depth::Sample(step) => {
+                let two = [index % many, (index + many / 2) % many];
+                let chosen = self.decisive || self.at_an_end && two.contains(&number);
                 chosen && (index + number).is_multiple_of(step)
-            })
-            .map(|(_, fault)| fault)
-            .collect()
+            }
+        };
+        let numbered = faults.into_iter().enumerate();
+        let chosen = numbered.filter(|(number, fault)| chosen(*number, fault));
+        chosen.map(|(_, fault)| fault).collect()
     }
 }

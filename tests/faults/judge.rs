@@ -2,26 +2,42 @@
 //! the program: what leaves, between any two of its calls and afterwards; the sentinel; whether
 //! the command ran, and as what; the exit code and the line on stderr.
 
-use std::time::Duration;
+use std::{
+    process::Child,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     conformance,
-    gate::{Gate, Mark, Observation, PORT},
+    gate::{self, Gate, Mark, Observation, PORT},
+    keeping,
     regressions::Regression,
-    scenario::{self, Scenario, attempts},
+    scenario::{self, Scenario},
     support::{
         capture::Frame,
         harness,
         probe::{Outcome, Status, Step},
         world::{ELSEWHERE, FOREIGN_DNS, World, status},
     },
-    tracer::{self, Call, End, Fault, Point, Traced},
+    tracer::{self, Call, End, Fault, Point},
 };
 
 /// Longer than any start takes that goes on at all: the kernel has 30 seconds for a transaction.
 const PATIENCE: Duration = Duration::from_secs(35);
+
+/// A command may go on for so long when its supervisor is dead.
+const DEATH: Duration = Duration::from_secs(2);
 
 /// Far more calls than any start makes.
 const LONGEST: usize = 5000;
@@ -38,8 +54,10 @@ pub struct Case {
 /// What came of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Verdict {
-    /// The command ran, fenced; or `apply` was done.
+    /// The command ran, fenced; or `apply` was done; or what was new is in force.
     Enforced,
+    /// It goes on with what was in force before.
+    Kept,
     /// It did not, and nothing leaves.
     Locked,
     /// It did not, and nothing leaves but DNS of uid 0.
@@ -82,13 +100,20 @@ impl Judged {
 
 /// Runs a scenario with a fault in it, or without one: then with every call recorded.
 pub fn judge(world: &World, scenario: Scenario, fault: Option<(&Point, &Fault)>) -> Judged {
+    if scenario.is_kept() {
+        return keeping::judge(world, scenario, fault);
+    }
     let mut observer = scenario.prepare(world);
     world.take_frames();
     observer.escaped = 0;
     let mut seen = Vec::new();
     let mut last = observer.look();
     let began = std::time::Instant::now();
-    let traced = tracer::run(scenario.command(), fault, PATIENCE, |call| {
+    let mut child = tracer::start(&mut scenario.command());
+    // `apply --watch` rests when it has published.
+    let stale = gate::inode();
+    let settled = || gate::inode().is_some_and(|inode| Some(inode) != stale);
+    let traced = tracer::run(&child, (fault, PATIENCE), settled, |call| {
         // A program that goes round in a circle shall not flood the outside.
         if seen.len() > LONGEST {
             return;
@@ -102,17 +127,37 @@ pub fn judge(world: &World, scenario: Scenario, fault: Option<(&Point, &Fault)>)
     let took = began.elapsed();
     let after = observer.look();
     let mut wrong = Vec::new();
-    let done = if scenario.executes() {
-        traced.executed
-    } else {
-        traced.end == End::Exited(0)
+    let (ends_well, executed) = (traced.end == End::Exited(0), traced.command.is_some());
+    let done = match scenario {
+        Scenario::Supervise => executed && ends_well,
+        Scenario::Watch | Scenario::TakeOver => traced.end == End::Stays,
+        _ if scenario.executes() => executed,
+        _ => ends_well,
+    };
+    if scenario == Scenario::Supervise {
+        wrong.extend(traced.command.and_then(outlives));
+    }
+    if traced.end == End::Stays {
+        wrong.extend(ends(&mut child));
+        let left = observer.look();
+        if left != after {
+            wrong.push(format!("it was ended, and what is left is {left}"));
+        }
+    }
+    let (stdout, stderr) = tracer::said(&mut child);
+    let traced = Run {
+        stdout,
+        stderr,
+        executed,
+        reached: traced.reached,
+        end: traced.end,
     };
     wrong.extend(on_the_way(scenario, &seen, fault));
     let verdict = at_the_end(scenario, done, &traced, &seen, after, fault, &mut wrong);
     if matches!(fault, Some((_, Fault::Late))) && verdict != Verdict::Enforced {
         wrong.push("no call may be late".to_owned());
     }
-    if traced.executed {
+    if traced.executed && (done || scenario != Scenario::Supervise) {
         wrong.extend(of_the_command(scenario, &traced));
     }
     if matches!(traced.end, End::Exited(_)) && !done {
@@ -120,7 +165,8 @@ pub fn judge(world: &World, scenario: Scenario, fault: Option<(&Point, &Fault)>)
     }
     // The model has one fault at a time.
     let lasts = fault.is_some_and(|(_, fault)| matches!(fault, Fault::ErrorFromNow(_)));
-    if !lasts && traced.end != End::Hung && seen.len() <= LONGEST {
+    // It has neither a resolver that stays nor a table that is taken over.
+    if !scenario.is_proxy() && !lasts && traced.end != End::Hung && seen.len() <= LONGEST {
         wrong.extend(conformance::check(scenario, &seen, traced.end, traced.executed).err());
     }
     wrong.extend(outside(&world.take_frames(), observer.escaped));
@@ -133,6 +179,41 @@ pub fn judge(world: &World, scenario: Scenario, fault: Option<(&Point, &Fault)>)
         milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         calls: if fault.is_none() { seen } else { Vec::new() },
     }
+}
+
+/// A run that is over, and what it said.
+struct Run {
+    reached: bool,
+    executed: bool,
+    end: End,
+    stdout: String,
+    stderr: String,
+}
+
+/// What is wrong with a command whose supervisor has ended, if it goes on all the same.
+pub fn outlives(command: Pid) -> Option<String> {
+    let since = Instant::now();
+    while since.elapsed() < DEATH {
+        // Here it is the child of whoever reaps orphans, this process.
+        let reaped = waitpid(command, Some(WaitPidFlag::WNOHANG));
+        if matches!(
+            reaped,
+            Err(_) | Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..))
+        ) {
+            return None;
+        }
+        sleep(Duration::from_millis(2));
+    }
+    let _ = kill(command, Signal::SIGKILL);
+    let _ = waitpid(command, None);
+    Some("the supervisor is gone, and the command goes on".to_owned())
+}
+
+/// Ends what rests; what is wrong with the way it does.
+fn ends(child: &mut Child) -> Option<String> {
+    kill(tracer::pid(child), Signal::SIGTERM).expect("it is a child");
+    let status = child.wait().expect("it is a child");
+    (status.code() != Some(0)).then(|| format!("at SIGTERM it ended with {status}"))
 }
 
 /// Whether a call changes nothing but the process that makes it.
@@ -168,8 +249,10 @@ fn on_the_way(
             Gate::Open | Gate::Old => before,
             Gate::Locked | Gate::Dns | Gate::Policy => true,
             Gate::PolicyDns => scenario.after() == Gate::PolicyDns,
-            Gate::Other => false,
+            Gate::Partly | Gate::Other => false,
         };
+        // What another one has left in force is neither opened nor closed.
+        let allowed = allowed && (scenario != Scenario::TakeOver || *gate == Gate::Policy);
         if !allowed {
             wrong.push(format!("I2: after {at} what leaves is {gate}"));
         }
@@ -189,7 +272,7 @@ fn on_the_way(
 fn at_the_end(
     scenario: Scenario,
     done: bool,
-    traced: &Traced,
+    traced: &Run,
     seen: &[(Option<Call>, Observation)],
     after: Observation,
     fault: Option<(&Point, &Fault)>,
@@ -206,7 +289,8 @@ fn at_the_end(
         if !scenario::verifies() {
             wrong.push("I3: the sentinel does not verify".to_owned());
         }
-        if !done && !killed {
+        // What failed with a command below it has left true rules.
+        if !done && !killed && !(scenario == Scenario::Supervise && traced.executed) {
             wrong.push("I5: it failed and left a sentinel".to_owned());
         }
     }
@@ -221,7 +305,7 @@ fn at_the_end(
         }
         return Verdict::Enforced;
     }
-    if after.mark == Mark::Stale && !killed {
+    if after.mark == Mark::Stale && !killed && scenario != Scenario::TakeOver {
         // Nobody can take away a file that the file system does not let go, but then it says so.
         let about = fault.is_some_and(|(point, _)| point.call == "unlink");
         if !about || !traced.stderr.contains("sentinel") && !traced.stderr.contains(".ready") {
@@ -259,7 +343,7 @@ fn last_calls(seen: &[(Option<Call>, Observation)]) -> String {
 }
 
 /// I4, and what it could reach.
-fn of_the_command(scenario: Scenario, traced: &Traced) -> Vec<String> {
+fn of_the_command(scenario: Scenario, traced: &Run) -> Vec<String> {
     let Ok(outcomes) = serde_json::from_str::<Vec<Outcome>>(&traced.stdout) else {
         return vec![format!(
             "the command said {:?}, {:?}",
@@ -267,7 +351,7 @@ fn of_the_command(scenario: Scenario, traced: &Traced) -> Vec<String> {
         )];
     };
     let mut wrong = Vec::new();
-    let steps = attempts();
+    let steps = scenario.attempts();
     for (step, outcome) in steps.iter().zip(&outcomes) {
         let allowed = match step {
             Step::Status => continue,
@@ -318,7 +402,7 @@ fn kept(scenario: Scenario, status: &Status) -> Vec<String> {
 }
 
 /// I5: what failed, on what, and what to do about it.
-fn of_the_message(traced: &Traced) -> Vec<String> {
+fn of_the_message(traced: &Run) -> Vec<String> {
     let lines: Vec<_> = traced.stderr.lines().collect();
     let mut wrong = Vec::new();
     if !lines.iter().all(|line| line.starts_with("egress-init: ")) {
@@ -336,7 +420,7 @@ fn of_the_message(traced: &Traced) -> Vec<String> {
 }
 
 /// The judge over the judge: what arrived is what was let through knowingly, nothing else.
-fn outside(frames: &[Frame], let_through: usize) -> Vec<String> {
+pub fn outside(frames: &[Frame], let_through: usize) -> Vec<String> {
     let elsewhere = |frame: &&Frame| ELSEWHERE.iter().any(|address| frame.to(*address));
     let own = |frame: &&Frame| frame.ports.is_some_and(|(_, port)| port == PORT);
     let mut wrong = Vec::new();

@@ -1,12 +1,13 @@
 //! The fault suite: every system call of a start is made to fail, with each error that it can
 //! plausibly return, and cut by SIGKILL; and after each either the command runs fenced, with a
 //! sentinel that verifies, or it does not run, there is no sentinel, and what was closed is
-//! closed (I1 to I6).
+//! closed (I1 to I6). Then those of a refresh, of a reload and of a query of the command: and after
+//! each what was in force before is in force, or what is to come, and nothing else.
 //!
 //! First a clean run of each scenario is recorded ([`tracer`]); its calls and what can happen to
 //! them ([`calls`]) are the cases. Workers, each with a small internet of its own
 //! ([`support::world`]), bring about the state before ([`scenario`]), run the case and judge it
-//! ([`judge`]) by what leaves ([`gate`]). What `make faults` prints and writes is in [`report`].
+//! ([`judge`], [`keeping`]) by what leaves ([`gate`]). What `make faults` prints and writes is in [`report`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
@@ -18,6 +19,7 @@ mod cases;
 mod conformance;
 mod gate;
 mod judge;
+mod keeping;
 mod regressions;
 mod report;
 mod scenario;
@@ -39,7 +41,8 @@ struct Arguments {
     /// Every case; without it a sample that takes a minute.
     #[arg(long)]
     full: bool,
-    /// One scenario only: start, re-run, apply, root.
+    /// One scenario only: start, re-run, apply, root, supervise, watch, take-over, refresh, reload,
+    /// query.
     #[arg(long)]
     scenario: Option<String>,
     /// Cases whose name contains this, such as `capset #3: EPERM`.
@@ -69,7 +72,7 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::parse();
     let began = Instant::now();
-    let chosen: Vec<Scenario> = scenario::ALL
+    let chosen: Vec<Scenario> = scenario::possible()
         .into_iter()
         .filter(|scenario| {
             let asked = arguments.scenario.as_deref();

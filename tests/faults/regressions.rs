@@ -39,7 +39,7 @@ const fn found(
     }
 }
 
-const FOUND: [Found; 9] = [
+const FOUND: [Found; 17] = [
     // The kernel had opened DNS already, and the start took it for closed.
     found(
         "a_lost_acknowledgement_does_not_leave_dns_open",
@@ -120,6 +120,84 @@ const FOUND: [Found; 9] = [
         -libc::ENOMEM,
         Verdict::Locked,
         |calls| position(calls, 0, |call| call.point.call == "recvfrom"),
+    ),
+    // That of the list before was removed, and nothing took its place.
+    found(
+        "a_sentinel_that_cannot_be_renewed_stays",
+        Scenario::Reload,
+        libc::EROFS,
+        Verdict::Enforced,
+        |calls| position(calls, 0, |call| call.point.call == "rename"),
+    ),
+    // It was in force, the log said that it was not, and the next one failed.
+    found(
+        "a_reload_whose_acknowledgement_is_lost_is_read_back",
+        Scenario::Reload,
+        libc::ENOBUFS,
+        Verdict::Enforced,
+        |calls| {
+            let sent = position(calls, 0, |call| about(call, "changes the table"))?;
+            position(calls, sent, |call| call.point.call == "recvmsg")
+        },
+    ),
+    // It ended the command; before that, a sentinel for it was published.
+    found(
+        "a_reload_that_cannot_be_read_back_is_undone",
+        Scenario::Reload,
+        libc::ENOMEM,
+        Verdict::Kept,
+        |calls| {
+            let sent = position(calls, 0, |call| about(call, "changes the table"))?;
+            position(calls, sent, |call| about(call, "reads the table back"))
+        },
+    ),
+    // It ended the command.
+    found(
+        "a_list_that_cannot_be_watched_any_more_ends_nothing",
+        Scenario::Reload,
+        libc::ENOSPC,
+        Verdict::Kept,
+        |calls| position(calls, 0, |call| call.point.call == "inotify_add_watch"),
+    ),
+    // It was read again at once, for ever.
+    found(
+        "a_listener_that_only_fails_does_not_spin",
+        Scenario::Query,
+        -libc::ENOBUFS,
+        Verdict::Kept,
+        |calls| position(calls, 0, |call| call.point.call == "recvmmsg"),
+    ),
+    found(
+        "a_listener_that_cannot_be_made_has_a_remedy",
+        Scenario::Supervise,
+        libc::ENOPROTOOPT,
+        Verdict::Locked,
+        |calls| {
+            let option = [libc::SOL_IP, libc::IP_FREEBIND].map(|number| number.unsigned_abs());
+            position(calls, 0, |call| {
+                call.point.call == "setsockopt" && call.arguments[1..3] == option.map(u64::from)
+            })
+        },
+    ),
+    // What an earlier sidecar had published was left for true before anybody had looked.
+    found(
+        "a_sidecar_that_cannot_begin_leaves_no_old_sentinel",
+        Scenario::Watch,
+        libc::EMFILE,
+        Verdict::Untouched,
+        |calls| position(calls, 0, |call| call.point.call == "epoll_create1"),
+    ),
+    // It locked what the containers beside it were using, and left the sentinel that said otherwise.
+    found(
+        "a_take_over_that_fails_shuts_nothing",
+        Scenario::TakeOver,
+        libc::ENOMEM,
+        Verdict::Policy,
+        |calls| {
+            calls
+                .iter()
+                .rposition(|call| about(call, "reads the table back"))
+        },
     ),
 ];
 

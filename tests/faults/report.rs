@@ -78,7 +78,7 @@ pub fn summary(recordings: &[Recording], results: &[(Case, Judged)], took: Durat
         let of = |(case, _): &&(Case, Judged)| case.scenario == recording.scenario;
         let counts = Counts::of(results.iter().filter(of));
         println!(
-            "{:<8} {} calls, {} cases: {}",
+            "{:<9} {} calls, {} cases: {}",
             recording.scenario.title(),
             recording.calls().len(),
             counts.cases,
@@ -101,6 +101,7 @@ pub fn summary(recordings: &[Recording], results: &[(Case, Judged)], took: Durat
 struct Counts {
     cases: usize,
     enforced: usize,
+    kept: usize,
     locked: usize,
     locked_with_dns: usize,
     policy: usize,
@@ -116,6 +117,7 @@ impl Counts {
             counts.not_reached += usize::from(!judged.reached);
             *match judged.verdict {
                 Verdict::Enforced => &mut counts.enforced,
+                Verdict::Kept => &mut counts.kept,
                 Verdict::Locked => &mut counts.locked,
                 Verdict::LockedWithDns => &mut counts.locked_with_dns,
                 Verdict::Policy => &mut counts.policy,
@@ -127,9 +129,10 @@ impl Counts {
 
     fn sentence(&self) -> String {
         format!(
-            "{} ran enforced, {} refused and locked, {} locked with DNS for uid 0 (killed), {} \
-             refused under the list's rules, {} untouched; {} not reached",
+            "{} ran enforced, {} went on as before, {} refused and locked, {} locked with DNS for \
+             uid 0 (killed), {} ended under the list's rules, {} untouched; {} not reached",
             self.enforced,
+            self.kept,
             self.locked,
             self.locked_with_dns,
             self.policy,
@@ -147,9 +150,10 @@ impl Counts {
             }
         };
         format!(
-            "| {heading} | {} | {} | {} | {} | {} | {} |\n",
+            "| {heading} | {} | {} | {} | {} | {} | {} | {} |\n",
             self.cases,
             cell(self.enforced),
+            cell(self.kept),
             cell(self.locked),
             cell(self.locked_with_dns),
             cell(self.policy),
@@ -158,7 +162,7 @@ impl Counts {
     }
 }
 
-const HEAD: &str = "| cases | ran enforced | refused, locked | killed, locked but for DNS of uid 0 | not run, under the list's rules | not run, untouched |\n";
+const HEAD: &str = "| cases | ran enforced | went on as before | refused, locked | killed, locked but for DNS of uid 0 | not run or ended, under the list's rules | not run, untouched |\n";
 
 /// Rewrites what is between the markers of the page.
 pub fn write(page: &Path, recordings: &[Recording], results: &[(Case, Judged)], took: Duration) {
@@ -188,7 +192,7 @@ fn tables(recordings: &[Recording], results: &[(Case, Judged)], took: Duration) 
     );
     let _ = writeln!(
         text,
-        "| scenario | system calls {HEAD}|---|---|---|---|---|---|---|---|"
+        "| scenario | system calls {HEAD}|---|---|---|---|---|---|---|---|---|"
     );
     for recording in recordings {
         let of = |(case, _): &&(Case, Judged)| case.scenario == recording.scenario;
@@ -200,12 +204,12 @@ fn tables(recordings: &[Recording], results: &[(Case, Judged)], took: Duration) 
         text += &Counts::of(results.iter().filter(of)).row(&heading);
     }
     text += "\nBy error, all scenarios:\n\n";
-    let _ = writeln!(text, "| error {HEAD}|---|---|---|---|---|---|---|");
+    let _ = writeln!(text, "| error {HEAD}|---|---|---|---|---|---|---|---|");
     text += &rows(results, |case| format!("`{}`", case.fault));
     text += "\n<details><summary>By system call and error, all scenarios</summary>\n\n";
     let _ = writeln!(
         text,
-        "| system call | error {HEAD}|---|---|---|---|---|---|---|---|"
+        "| system call | error {HEAD}|---|---|---|---|---|---|---|---|---|"
     );
     text += &rows(results, |case| {
         format!("`{}` | {}", case.point.call, case.fault)

@@ -3,11 +3,15 @@
 
 use std::{fs, path::Path, process::Command};
 
+use nix::sys::signal::Signal;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     gate::{Gate, Observer, PORT},
     support::{
+        harness,
+        live::sidecar,
         probe::Step,
         world::{
             ALLOWLIST, API, BINARY, DNS, ELSEWHERE, FOREIGN_DNS, GIT, PROBE, Run, SENTINEL, World,
@@ -27,17 +31,54 @@ pub enum Scenario {
     Apply,
     /// The entrypoint of a command that stays root, whose capabilities no change of user takes.
     Root,
+    /// `--supervise`, mode `proxy`: a child becomes the command.
+    Supervise,
+    /// `apply --watch`, until it rests.
+    Watch,
+    /// The same where another one was killed and has left its table.
+    TakeOver,
+    /// Above a command: a name is due, and has another address.
+    Refresh,
+    /// Another list, which adds and revokes.
+    Reload,
+    /// The command asks for a name below a wildcard.
+    Query,
 }
 
-pub const ALL: [Scenario; 4] = [
+const ALL: [Scenario; 10] = [
     Scenario::Start,
     Scenario::Rerun,
     Scenario::Apply,
     Scenario::Root,
+    Scenario::Supervise,
+    Scenario::Watch,
+    Scenario::TakeOver,
+    Scenario::Refresh,
+    Scenario::Reload,
+    Scenario::Query,
 ];
 
+/// Those that are possible here. In mode `proxy` the command has to be another user than the
+/// resolver.
+pub fn possible() -> Vec<Scenario> {
+    let (possible, others): (Vec<_>, Vec<_>) = ALL
+        .into_iter()
+        .partition(|scenario| harness::will_have_second_uid() || !scenario.is_proxy());
+    if !others.is_empty() {
+        println!(
+            "{} need a second uid: run them as root, or with uidmap and a range in /etc/subuid",
+            others
+                .iter()
+                .map(|s| s.title())
+                .collect::<Vec<_>>()
+                .join(", ")
+        );
+    }
+    possible
+}
+
 const OLD_LIST: &str = "/etc/world/old";
-const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n10.77.0.2\tinside\n";
+pub const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n10.77.0.2\tinside\n";
 
 impl Scenario {
     pub fn title(self) -> &'static str {
@@ -46,42 +87,62 @@ impl Scenario {
             Self::Rerun => "re-run",
             Self::Apply => "apply",
             Self::Root => "root",
+            Self::Supervise => "supervise",
+            Self::Watch => "watch",
+            Self::TakeOver => "take-over",
+            Self::Refresh => "refresh",
+            Self::Reload => "reload",
+            Self::Query => "query",
         }
+    }
+
+    /// Whether names are asked for as long as it lives.
+    pub fn is_proxy(self) -> bool {
+        !matches!(self, Self::Start | Self::Rerun | Self::Apply | Self::Root)
+    }
+
+    /// Whether the start is over, and a policy is kept: what [`crate::keeping`] judges.
+    pub fn is_kept(self) -> bool {
+        matches!(self, Self::Refresh | Self::Reload | Self::Query)
     }
 
     /// What leaves before.
     pub fn before(self) -> Gate {
         match self {
-            Self::Start | Self::Apply | Self::Root => Gate::Open,
-            Self::Rerun => Gate::Old,
+            Self::Start | Self::Apply | Self::Root | Self::Supervise | Self::Watch => Gate::Open,
+            Self::Rerun | Self::Refresh | Self::Reload | Self::Query => Gate::Old,
+            Self::TakeOver => Gate::Policy,
         }
     }
 
     /// What leaves after a good start.
     pub fn after(self) -> Gate {
         match self {
-            Self::Start | Self::Rerun | Self::Root => Gate::Policy,
             Self::Apply => Gate::PolicyDns,
+            _ => Gate::Policy,
         }
     }
 
     /// Whether a good start becomes the command.
     pub fn executes(self) -> bool {
-        self != Self::Apply
+        !matches!(self, Self::Apply | Self::Watch | Self::TakeOver)
     }
 
     /// Makes the state before, from whatever state there is.
     pub fn prepare(self, world: &World) -> Observer {
-        nft("add table inet egress_init; delete table inet egress_init");
-        fs::write("/etc/hosts", HOSTS).unwrap();
-        let folder = Path::new(SENTINEL).parent().unwrap();
-        for entry in fs::read_dir(folder).unwrap() {
-            fs::remove_file(entry.unwrap().path()).unwrap();
+        forget();
+        let list_of_api = if self.is_proxy() {
+            names("api.example.org")
+        } else {
+            list("api.example.org", API.map(|a| a.to_string()))
+        };
+        file(ALLOWLIST, &list_of_api);
+        if self == Self::TakeOver {
+            let earlier = sidecar(user_options());
+            earlier.signal(Signal::SIGKILL);
+            earlier.finish();
+            return self.observe();
         }
-        file(
-            ALLOWLIST,
-            &list("api.example.org", API.map(|a| a.to_string())),
-        );
         file(
             OLD_LIST,
             &list("git.example.org", GIT.map(|a| a.to_string())),
@@ -97,7 +158,11 @@ impl Scenario {
             // As after `docker restart`: the file is still there, the rules are not.
             nft("delete table inet egress_init");
         }
-        let mut observer = Observer::new();
+        self.observe()
+    }
+
+    fn observe(self) -> Observer {
+        let mut observer = Observer::new(self.is_proxy());
         let seen = observer.look();
         assert_eq!(
             seen.gate,
@@ -114,8 +179,11 @@ impl Scenario {
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .current_dir("/");
-        if self == Self::Apply {
-            command.arg("apply");
+        match self {
+            Self::Apply => drop(command.arg("apply")),
+            Self::Watch | Self::TakeOver => drop(command.args(["apply", "--watch"])),
+            _ if self.is_proxy() => drop(command.arg("--supervise")),
+            _ => {}
         }
         if self != Self::Root {
             command.args(user_options());
@@ -127,33 +195,53 @@ impl Scenario {
                 "--",
                 PROBE,
                 "__probe",
-                &serde_json::to_string(&attempts()).unwrap(),
+                &serde_json::to_string(&self.attempts()).unwrap(),
             ]);
         }
         command
     }
+
+    /// What the command tries: first what is forbidden, then what is allowed, then what it is.
+    pub fn attempts(self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for family in 0..2 {
+            let name = || "tunnel.example.net".to_owned();
+            steps.extend([
+                Step::Tcp((ELSEWHERE[family], 9000).into()),
+                Step::Udp((ELSEWHERE[family], 9000).into()),
+            ]);
+            // In mode proxy each is answered, by egress-init: see [`Self::Query`].
+            if !self.is_proxy() {
+                steps.extend([
+                    Step::DnsTcp(FOREIGN_DNS[family], name()),
+                    Step::Dns(FOREIGN_DNS[family], name()),
+                    Step::Dns(DNS[family], name()),
+                ]);
+            }
+        }
+        steps.extend(API.map(|address| Step::Tcp((address, 443).into())));
+        steps.push(Step::Status);
+        steps
+    }
 }
 
-/// What the command tries: first what is forbidden, then what is allowed, then what it is.
-pub fn attempts() -> Vec<Step> {
-    let mut steps = Vec::new();
-    for family in 0..2 {
-        let name = || "tunnel.example.net".to_owned();
-        steps.extend([
-            Step::Tcp((ELSEWHERE[family], 9000).into()),
-            Step::Udp((ELSEWHERE[family], 9000).into()),
-            Step::DnsTcp(FOREIGN_DNS[family], name()),
-            Step::Dns(FOREIGN_DNS[family], name()),
-            Step::Dns(DNS[family], name()),
-        ]);
+/// As if nothing had ever run here.
+pub fn forget() {
+    nft("add table inet egress_init; delete table inet egress_init");
+    fs::write("/etc/hosts", HOSTS).unwrap();
+    let folder = Path::new(SENTINEL).parent().unwrap();
+    for entry in fs::read_dir(folder).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
     }
-    steps.extend(API.map(|address| Step::Tcp((address, 443).into())));
-    steps.push(Step::Status);
-    steps
 }
 
 fn list(name: &str, [ipv4, ipv6]: [String; 2]) -> String {
     format!("{name}\n{ipv4}:{PORT}/udp\n[{ipv6}]:{PORT}/udp\n")
+}
+
+/// Entries for a name, at the port that is looked at and at those of the web.
+pub fn names(name: &str) -> String {
+    format!("{name}\n{name}:{PORT}/udp\n")
 }
 
 /// What `check` says of the sentinel that is there.

@@ -3,14 +3,18 @@
 //!
 //! A call has a name that outlives the run: its thread, its system call, and the how-manieth of
 //! that thread it is. So what one run has recorded can be the target of the next.
+//!
+//! A program is followed from its first call, with the thread or the child that becomes the command
+//! ([`run`]); or one that goes on for ever is followed through a window of time, from an event on
+//! until it has come to rest ([`window`]).
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, fs,
     fs::File,
     io::Read,
-    os::unix::{fs::FileExt, process::ExitStatusExt},
-    process::{Child, Command, ExitStatus, Stdio},
+    os::unix::fs::FileExt,
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -37,10 +41,20 @@ use crate::{calls, support::sys};
 /// Long enough for another thread to come to where it waits.
 const DELAY: Duration = Duration::from_millis(100);
 
+/// A program that waits for so long, and has done what it is to do, has come to rest. Longer than
+/// it waits by itself for a change of a list to become whole.
+const REST: Duration = Duration::from_millis(150);
+
+/// So long after the beginning it need not have come to rest.
+const RESTLESS: Duration = Duration::from_secs(4);
+
+/// What was started by a program that has ended may go on for so long.
+const LEFT: Duration = Duration::from_secs(5);
+
 /// Which call of a program.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Point {
-    /// The thread: 0 is the first.
+    /// The thread: 0 is the first, another one becomes the command.
     pub thread: u8,
     /// The system call.
     pub call: String,
@@ -53,7 +67,7 @@ impl fmt::Display for Point {
         let thread = if self.thread == 0 {
             ""
         } else {
-            " of the exec thread"
+            " of what becomes the command"
         };
         write!(f, "{} #{}{thread}", self.call, self.occurrence)
     }
@@ -72,6 +86,8 @@ pub enum Fault {
     Late,
     /// The process is killed before it is made.
     Kill,
+    /// The process above the one that makes it is.
+    KillAbove,
 }
 
 impl fmt::Display for Fault {
@@ -82,6 +98,7 @@ impl fmt::Display for Fault {
             Self::Short => f.write_str("short"),
             Self::Late => f.write_str("late"),
             Self::Kill => f.write_str("SIGKILL"),
+            Self::KillAbove => f.write_str("SIGKILL of the process above"),
         }
     }
 }
@@ -104,6 +121,8 @@ pub enum End {
     Killed(i32),
     /// It was still running at the end of all patience.
     Hung,
+    /// It has come to rest, and stays.
+    Stays,
 }
 
 /// A run.
@@ -111,39 +130,23 @@ pub enum End {
 pub struct Traced {
     /// Whether the fault was done.
     pub reached: bool,
-    /// Whether the program has become another one.
-    pub executed: bool,
+    /// The process that has become the command.
+    pub command: Option<Pid>,
     pub end: End,
-    pub stdout: String,
-    pub stderr: String,
 }
 
-/// Runs `command` with at most one fault in it. `at_boundary` is called while the program stands
-/// still: after each of its calls, and once where it has become the other program.
-pub fn run(
-    mut command: Command,
-    fault: Option<(&Point, &Fault)>,
-    patience: Duration,
-    mut at_boundary: impl FnMut(Option<&Call>),
-) -> Traced {
+/// Starts a program that is to be traced. It stands still before its first call.
+pub fn start(command: &mut Command) -> Child {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    sys::traced(&mut command);
-    let mut child = command.spawn().expect("the program can be started");
-    let leader = pid(&child);
-    let watchdog = Watchdog::start(leader, patience);
-    let mut tracer = Tracer {
-        leader,
-        fault,
-        threads: BTreeMap::new(),
-        calls: Vec::new(),
-        reached: false,
-        late: None,
-    };
-    let (status, executed) = tracer.follow(&mut child, &mut at_boundary);
-    let hung = watchdog.stop();
+    sys::traced(command);
+    command.spawn().expect("the program can be started")
+}
+
+/// What a program that has ended had printed.
+pub fn said(child: &mut Child) -> (String, String) {
     let text = |stream: Option<&mut dyn Read>| {
         let mut octets = Vec::new();
         stream
@@ -152,28 +155,58 @@ pub fn run(
             .expect("the pipe can be read");
         String::from_utf8_lossy(&octets).into_owned()
     };
-    Traced {
-        reached: tracer.reached,
-        executed,
-        end: match (hung, status.code(), status.signal()) {
-            (true, ..) => End::Hung,
-            (_, Some(code), _) => End::Exited(code),
-            (_, None, signal) => End::Killed(signal.unwrap_or_default()),
-        },
-        stdout: text(child.stdout.as_mut().map(|pipe| pipe as _)),
-        stderr: text(child.stderr.as_mut().map(|pipe| pipe as _)),
-    }
+    let stdout = text(child.stdout.as_mut().map(|pipe| pipe as _));
+    (stdout, text(child.stderr.as_mut().map(|pipe| pipe as _)))
 }
 
-fn pid(child: &Child) -> Pid {
+/// A fault, where, and how long to wait for the end of it all.
+pub type Plan<'a> = (Option<(&'a Point, &'a Fault)>, Duration);
+
+/// Follows a program that was started so, with at most one fault in it, until it has ended, or
+/// rests and has `settled`. `at_boundary` is called while it stands still: after each of its calls,
+/// and once where it has become the other program.
+pub fn run(
+    child: &Child,
+    plan: Plan,
+    settled: impl FnMut() -> bool,
+    at_boundary: impl FnMut(Option<&Call>),
+) -> Traced {
+    let leader = pid(child);
+    waitpid(leader, None).expect("it stops once it has executed");
+    ptrace::setoptions(leader, options()).expect("it is traced");
+    Tracer::new(leader, plan.0).follow(plan.1, settled, at_boundary)
+}
+
+/// The same for a program of one thread that has been running for long, from `event` on.
+pub fn window(
+    leader: Pid,
+    plan: Plan,
+    event: impl FnOnce(),
+    settled: impl FnMut() -> bool,
+    at_boundary: impl FnMut(Option<&Call>),
+) -> Traced {
+    ptrace::seize(leader, options()).expect("it can be traced");
+    ptrace::interrupt(leader).expect("it is traced");
+    waitpid(leader, Some(WaitPidFlag::__WALL)).expect("it stops");
+    event();
+    Tracer::new(leader, plan.0).follow(plan.1, settled, at_boundary)
+}
+
+fn options() -> ptrace::Options {
+    ptrace::Options::PTRACE_O_TRACESYSGOOD
+        | ptrace::Options::PTRACE_O_TRACECLONE
+        | ptrace::Options::PTRACE_O_TRACEFORK
+        | ptrace::Options::PTRACE_O_TRACEEXEC
+        | ptrace::Options::PTRACE_O_EXITKILL
+}
+
+pub fn pid(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).expect("a process id"))
 }
 
 /// One thread of the program.
 #[derive(Default)]
 struct Thread {
-    /// 0 is the first.
-    number: u8,
     /// How often it made each system call.
     made: BTreeMap<String, u32>,
     /// The call it is in, as an index.
@@ -190,32 +223,57 @@ struct Tracer<'a> {
     reached: bool,
     /// The thread that is kept, and until when.
     late: Option<(Pid, Instant)>,
+    /// Since when the first thread waits for something to happen.
+    waits: Option<Instant>,
+    began: Instant,
+    /// When the first process ended.
+    ended: Option<Instant>,
 }
 
-impl Tracer<'_> {
-    /// To the end of the program, or until it has become the other one, which then runs freely to
-    /// its end.
+impl<'a> Tracer<'a> {
+    fn new(leader: Pid, fault: Option<(&'a Point, &'a Fault)>) -> Self {
+        Self {
+            leader,
+            fault,
+            threads: BTreeMap::from([(leader, Thread::default())]),
+            calls: Vec::new(),
+            reached: false,
+            late: None,
+            waits: None,
+            began: Instant::now(),
+            ended: None,
+        }
+    }
+
+    /// To the end of the program, or until it rests. What has become the command runs freely.
     fn follow(
-        &mut self,
-        child: &mut Child,
-        at_boundary: &mut impl FnMut(Option<&Call>),
-    ) -> (ExitStatus, bool) {
-        waitpid(self.leader, None).expect("it stops once it has executed");
-        let options = ptrace::Options::PTRACE_O_TRACESYSGOOD
-            | ptrace::Options::PTRACE_O_TRACECLONE
-            | ptrace::Options::PTRACE_O_TRACEEXEC
-            | ptrace::Options::PTRACE_O_EXITKILL;
-        ptrace::setoptions(self.leader, options).expect("it is traced");
-        self.threads.insert(self.leader, Thread::default());
+        mut self,
+        patience: Duration,
+        mut settled: impl FnMut() -> bool,
+        mut at_boundary: impl FnMut(Option<&Call>),
+    ) -> Traced {
+        let watchdog = Watchdog::start(self.leader, patience);
         resume(self.leader, None);
-        loop {
-            let stopped = self.next_stop();
+        let mut command = None;
+        let mut end = None;
+        // What was started by a process that has ended is followed to its own end.
+        while end.is_none() || !self.threads.is_empty() {
+            let Some(stopped) = self.next_stop(&mut settled) else {
+                self.let_go();
+                end = Some(End::Stays);
+                break;
+            };
             match stopped {
                 WaitStatus::Exited(pid, code) if pid == self.leader => {
-                    return (ExitStatus::from_raw(code << 8), false);
+                    self.first_ended();
+                    end = Some(End::Exited(code));
                 }
                 WaitStatus::Signaled(pid, signal, _) if pid == self.leader => {
-                    return (ExitStatus::from_raw(signal as i32), false);
+                    self.first_ended();
+                    end = Some(End::Killed(signal as i32));
+                }
+                WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) => {
+                    self.threads.remove(&pid);
                 }
                 WaitStatus::PtraceSyscall(thread) => {
                     let done = self.syscall_stop(thread);
@@ -226,10 +284,30 @@ impl Tracer<'_> {
                         resume(thread, None);
                     }
                 }
-                WaitStatus::PtraceEvent(thread, _, libc::PTRACE_EVENT_EXEC) => {
+                WaitStatus::PtraceEvent(process, _, libc::PTRACE_EVENT_EXEC) => {
                     at_boundary(None);
-                    ptrace::detach(thread, None).expect("it stands still");
-                    return (child.wait().expect("it is a child"), true);
+                    ptrace::detach(process, None).expect("it stands still");
+                    command = Some(process);
+                    self.threads.remove(&process);
+                    if process == self.leader {
+                        self.threads.clear();
+                        end = Some(match waitpid(process, None) {
+                            Ok(WaitStatus::Exited(_, code)) => End::Exited(code),
+                            Ok(WaitStatus::Signaled(_, signal, _)) => End::Killed(signal as i32),
+                            other => panic!("{other:?} is no end"),
+                        });
+                    }
+                }
+                WaitStatus::PtraceEvent(
+                    thread,
+                    _,
+                    libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_CLONE,
+                ) => {
+                    if let Ok(new) = ptrace::getevent(thread) {
+                        let new = Pid::from_raw(i32::try_from(new).expect("a process id"));
+                        self.threads.entry(new).or_default();
+                    }
+                    resume(thread, None);
                 }
                 // A new thread begins with a stop.
                 WaitStatus::PtraceEvent(thread, ..)
@@ -238,35 +316,70 @@ impl Tracer<'_> {
                 _ => {}
             }
         }
+        let hung = watchdog.stop() || self.ended.is_some_and(|ended| ended.elapsed() > LEFT);
+        Traced {
+            reached: self.reached,
+            command,
+            end: end.filter(|_| !hung).unwrap_or(End::Hung),
+        }
     }
 
-    /// What happens next, a late thread that goes on included.
-    fn next_stop(&mut self) -> WaitStatus {
-        while let Some((thread, until)) = self.late {
+    fn first_ended(&mut self) {
+        self.threads.remove(&self.leader);
+        self.waits = None;
+        self.ended = Some(Instant::now());
+    }
+
+    /// What happens next, a late thread that goes on included; nothing where the program rests.
+    fn next_stop(&mut self, settled: &mut impl FnMut() -> bool) -> Option<WaitStatus> {
+        while self.late.is_some() || self.waits.is_some() || self.ended.is_some() {
             let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
             match waitpid(None, Some(flags)).expect("there is a tracee") {
-                WaitStatus::StillAlive if Instant::now() < until => {
-                    thread::sleep(Duration::from_millis(1));
+                WaitStatus::StillAlive => {}
+                stopped => return Some(stopped),
+            }
+            if let Some((thread, until)) = self.late
+                && Instant::now() >= until
+            {
+                self.late = None;
+                resume(thread, None);
+            }
+            // What tries again and again never rests.
+            let rests = self.waits.is_some_and(|since| since.elapsed() >= REST)
+                || self.waits.is_some() && self.began.elapsed() > RESTLESS;
+            if rests && settled() {
+                return None;
+            }
+            if self.ended.is_some_and(|ended| ended.elapsed() > LEFT) {
+                for left in self.threads.keys() {
+                    let _ = kill(*left, Signal::SIGKILL);
                 }
-                WaitStatus::StillAlive => {
-                    self.late = None;
-                    resume(thread, None);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Some(waitpid(None, Some(WaitPidFlag::__WALL)).expect("there is a tracee"))
+    }
+
+    /// It goes on as if it had never been traced.
+    fn let_go(&self) {
+        let _ = kill(self.leader, Signal::SIGSTOP);
+        loop {
+            match waitpid(self.leader, Some(WaitPidFlag::__WALL)) {
+                Ok(WaitStatus::Stopped(_, Signal::SIGSTOP)) => {
+                    let _ = ptrace::detach(self.leader, None);
+                    return;
                 }
-                stopped => return stopped,
+                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(_) => return,
+                Ok(_) => resume(self.leader, None),
             }
         }
-        waitpid(None, Some(WaitPidFlag::__WALL)).expect("there is a tracee")
     }
 
     /// An entry, or an exit: then the index of the call that is over.
     fn syscall_stop(&mut self, thread: Pid) -> Option<usize> {
         // It may have been killed meanwhile, by the watchdog or by another thread's exec.
         let info = ptrace::syscall_info(thread).ok()?;
-        let number = u8::try_from(self.threads.len()).unwrap_or(u8::MAX);
-        let state = self.threads.entry(thread).or_insert_with(|| Thread {
-            number,
-            ..Thread::default()
-        });
+        let state = self.threads.entry(thread).or_default();
         if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
             // SAFETY: the kernel says that it filled in this member.
             #[allow(unsafe_code)]
@@ -275,12 +388,16 @@ impl Tracer<'_> {
             let occurrence = state.made.entry(name.clone()).or_default();
             *occurrence += 1;
             let point = Point {
-                thread: state.number,
+                thread: u8::from(thread != self.leader),
                 call: name,
                 occurrence: *occurrence,
             };
             state.current = Some(self.calls.len());
-            let subject = calls::subject(&point.call, &entry.args, &Process(self.leader));
+            if thread == self.leader && matches!(point.call.as_str(), "epoll_wait" | "epoll_pwait")
+            {
+                self.waits = Some(Instant::now());
+            }
+            let subject = calls::subject(&point.call, &entry.args, &Process(thread));
             self.calls.push(Call {
                 point,
                 arguments: entry.args,
@@ -288,6 +405,10 @@ impl Tracer<'_> {
                 returned: None,
             });
             self.do_fault(thread);
+            if self.reached && matches!(self.fault, Some((_, Fault::Kill | Fault::KillAbove))) {
+                // It ends: that is no rest.
+                self.waits = None;
+            }
             return None;
         }
         if info.op != libc::PTRACE_SYSCALL_INFO_EXIT {
@@ -296,6 +417,9 @@ impl Tracer<'_> {
         // SAFETY: the kernel says that it filled in this member.
         #[allow(unsafe_code)]
         let exit = unsafe { info.u.exit };
+        if thread == self.leader {
+            self.waits = None;
+        }
         let index = state.current.take()?;
         let instead = state.instead.take();
         if let Some(value) = instead {
@@ -318,7 +442,8 @@ impl Tracer<'_> {
         }
         self.reached = true;
         match fault {
-            Fault::Kill => kill(self.leader, Signal::SIGKILL).expect("it is a child"),
+            Fault::Kill => kill(process_of(thread), Signal::SIGKILL).expect("it stands still"),
+            Fault::KillAbove => kill(self.leader, Signal::SIGKILL).expect("it is a child"),
             Fault::Error(errno) | Fault::ErrorFromNow(errno) => {
                 registers::skip_call(thread);
                 let state = self.threads.get_mut(&thread).expect("it is known");
@@ -328,6 +453,14 @@ impl Tracer<'_> {
             Fault::Short => registers::set_length(thread, call.arguments[2] / 2),
         }
     }
+}
+
+/// The process of a thread: proc_pid_status(5).
+fn process_of(thread: Pid) -> Pid {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    let mut lines = status.lines();
+    let process = lines.find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok());
+    process.map_or(thread, Pid::from_raw)
 }
 
 /// Lets it go on, unless it is gone.

@@ -197,6 +197,15 @@ pub fn has_second_uid() -> bool {
         > 1
 }
 
+/// Whether the namespaces that this process starts will have one.
+pub fn will_have_second_uid() -> bool {
+    if nix::unistd::geteuid().is_root() {
+        has_second_uid()
+    } else {
+        can_map_more()
+    }
+}
+
 /// For cases that mean nothing without another user: says so, visibly, where there is none.
 pub fn needs_second_uid() {
     if !has_second_uid() {
