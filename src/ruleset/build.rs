@@ -46,6 +46,7 @@ const EMBEDDED_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 
 const REFUSE: &str = "refuse";
 const DIVERT: &str = "divert";
+const DEPART: &str = "depart";
 
 /// Who opened a socket, by the numbers of the user namespace that owns the network: the kernel
 /// keeps them with the socket, whatever its process becomes and whoever holds it.
@@ -130,17 +131,17 @@ impl Proxy<'_> {
 pub fn locked(dns: Option<(&Nameservers, &[SocketOwner])>) -> Ruleset {
     let mut output = refuse_hidden_destinations();
     if let Some((nameservers, owners)) = dns {
-        output.extend(way_out(owners, OWN_MARK));
+        output.extend(way_out(owners, OUT_MARK));
         output.extend(to_unknown_nameservers(
             nameservers,
             SocketOwner::user(0),
-            OWN_MARK,
+            OUT_MARK,
         ));
     }
     output.extend(close_dns());
     output.push(Rule(vec![Term::LeavesByLoopback, Term::Accept]));
     if dns.is_some() {
-        output.push(established(OWN_MARK));
+        output.push(established(Direction::Original, OUT_MARK));
     }
     output.extend(neighbour_discovery(ND_OUT, MLD_OUT));
     output.push(Rule(vec![Term::Established, Term::Drop]));
@@ -148,7 +149,7 @@ pub fn locked(dns: Option<(&Nameservers, &[SocketOwner])>) -> Ruleset {
 
     let mut input = vec![Rule(vec![Term::CameByLoopback, Term::Accept])];
     if dns.is_some() {
-        input.push(established(OWN_MARK));
+        input.push(established(Direction::Reply, OUT_MARK));
     }
     input.extend(neighbour_discovery(ND_IN, MLD_IN));
     input.extend(icmp_errors());
@@ -177,7 +178,7 @@ pub fn enforced(policy: &Policy, dns: Dns<'_>) -> Ruleset {
             sets.extend(local_server_sets(proxy.local));
             sets.extend(timed_sets(NAMES, proxy.names));
             sets.extend(timed_sets(PAST, proxy.past));
-            chains.push(divert(proxy));
+            chains.extend([divert(proxy), depart()]);
         }
     }
     let ruleset = Ruleset { sets, chains };
@@ -209,16 +210,17 @@ fn output(dns: Dns<'_>) -> Vec<Rule> {
         }
     }
     rules.push(Rule(vec![Term::LeavesByLoopback, Term::Accept]));
-    rules.push(established(OWN_MARK));
+    rules.push(established(Direction::Original, OUT_MARK));
+    rules.push(established(Direction::Reply, IN_MARK));
     rules.extend(neighbour_discovery(ND_OUT, MLD_OUT));
     match dns {
         Dns::Closed => {}
         Dns::Servers(nameservers) => {
-            rules.extend(to_nameservers(None, OWN_MARK));
+            rules.extend(to_nameservers(None, OUT_MARK));
             rules.extend(to_unknown_nameservers(
                 nameservers,
                 SocketOwner::user(0),
-                OWN_MARK,
+                OUT_MARK,
             ));
             // Port 53 is the mode's, not the list's: a wide entry does not open it.
             rules.extend(close_dns());
@@ -240,10 +242,11 @@ fn output(dns: Dns<'_>) -> Vec<Rule> {
 fn input(dns: Dns<'_>) -> Vec<Rule> {
     let mut rules = vec![
         Rule(vec![Term::CameByLoopback, Term::Accept]),
-        established(OWN_MARK),
+        established(Direction::Reply, OUT_MARK),
+        established(Direction::Original, IN_MARK),
     ];
     if let Dns::Proxy(_) = dns {
-        rules.push(established(RESOLVER_MARK));
+        rules.push(established(Direction::Reply, RESOLVER_MARK));
     }
     rules.extend(neighbour_discovery(ND_IN, MLD_IN));
     rules.extend(icmp_errors());
@@ -291,21 +294,21 @@ fn marked(ruleset: Ruleset, hash: Sha256) -> Ruleset {
     let digest = hash.finalize();
     let mark = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
     // 0 is the mark of a flow that nobody marked.
-    let is_none = mark & !KIND == 0;
-    ruleset.with_mark(if is_none { !mark } else { mark })
+    ruleset.with_mark(if mark > KINDS { mark } else { !mark })
 }
 
-/// The bits of a mark that say of what kind a flow is. The others, which [`marked`] fills in, say
-/// under which policy it began.
-pub(super) const KIND: u32 = 3;
-/// Of the flows that the policy let in or out.
-const OWN_MARK: u32 = 0;
+/// The bits of a mark that say of which kind a flow is; [`marked`] fills in the others.
+pub(super) const KINDS: u32 = 3;
+/// Of the flows that the policy let out.
+const OUT_MARK: u32 = 0;
 /// Of the resolver's flows. It lets their answers in and nothing out, so that whoever takes the
 /// port of one that is closed has not its way out (I7).
 const RESOLVER_MARK: u32 = 1;
+/// Of the flows that the policy let in.
+const IN_MARK: u32 = 2;
 /// Of the command's flows to the resolver's listeners. It lets them go on over loopback and
 /// nowhere else.
-const LISTENER_MARK: u32 = 2;
+const LISTENER_MARK: u32 = 3;
 
 fn canary() -> Vec<Rule> {
     vec![
@@ -353,8 +356,16 @@ fn close_dns() -> Vec<Rule> {
     rules
 }
 
-fn established(mark: u32) -> Rule {
-    Rule(vec![Term::Established, Term::Mark(mark), Term::Accept])
+/// A flow that was let out goes on the way that it went, and one that was let in is answered.
+/// Never the other way round: IPv6 lets a command take any source (`IPV6_FREEBIND`), so that it
+/// could ask an allowed host in the name of a stranger, and answer the stranger in the host's.
+fn established(direction: Direction, mark: u32) -> Rule {
+    Rule(vec![
+        Term::Established,
+        Term::Mark(mark),
+        Term::Direction(direction),
+        Term::Accept,
+    ])
 }
 
 /// Hop limits 255 (RFC 4861 section 7) and 1 (RFC 3810 section 5) keep them on the link. What they
@@ -411,6 +422,7 @@ fn to_nameservers(owner: Option<SocketOwner>, mark: u32) -> Vec<Rule> {
             let mut terms = owner.map(SocketOwner::terms).unwrap_or_default();
             terms.extend([
                 service(family, End::Destination, End::Destination, set),
+                Term::Direction(Direction::Original),
                 Term::SetMark(mark),
                 Term::Accept,
             ]);
@@ -428,6 +440,7 @@ fn to_unknown_nameservers(nameservers: &Nameservers, owner: SocketOwner, mark: u
             let mut terms = owner.terms();
             terms.extend([
                 Term::DestinationPort(protocol, DNS_PORT),
+                Term::Direction(Direction::Original),
                 Term::SetMark(mark),
                 Term::Accept,
             ]);
@@ -456,6 +469,7 @@ fn to_listeners() -> Vec<Rule> {
             Rule(vec![
                 Term::DestinationIs(address),
                 Term::DestinationPort(protocol, DNS_PORT),
+                Term::Direction(Direction::Original),
                 Term::SetMark(LISTENER_MARK),
                 Term::Accept,
             ])
@@ -527,6 +541,26 @@ fn divert(proxy: &Proxy<'_>) -> Chain {
     }
 }
 
+/// What was redirected to a listener and leaves by another interface: the socket is bound to that,
+/// and so is the new route of its packet. Where it leaves is only known here.
+fn depart() -> Chain {
+    let rules = LISTENERS.iter().flat_map(|&address| {
+        [
+            Rule(vec![
+                Term::DestinationIs(address),
+                Term::LeavesByLoopback,
+                Term::Accept,
+            ]),
+            Rule(vec![Term::DestinationIs(address), Term::Drop]),
+        ]
+    });
+    Chain {
+        name: DEPART,
+        hook: Some(Hook::Depart),
+        rules: rules.collect(),
+    }
+}
+
 /// A match on a service whose address and port are those of the named ends.
 fn service(family: Family, address: End, port: End, set: &'static str) -> Term {
     Term::ServiceIn {
@@ -548,28 +582,31 @@ fn refuse_denied() -> Vec<Rule> {
         .into()
 }
 
-/// Starts flows to what is allowed, and takes over those that an earlier policy started.
+/// Starts flows to what is allowed, and takes over those that an earlier policy started. What
+/// looks like an answer starts none: the other way of such a flow leads to anywhere.
 fn let_out(sets: ServiceSets) -> Vec<Rule> {
     sets.map(|(family, set)| {
         Rule(vec![
             service(family, End::Destination, End::Destination, set),
+            Term::Direction(Direction::Original),
             Term::Counter,
-            Term::SetMark(OWN_MARK),
+            Term::SetMark(OUT_MARK),
             Term::Accept,
         ])
     })
     .into()
 }
 
-/// Takes over flows to where a still allowed name was lately, and starts none: answers were seen,
-/// so that an earlier generation let them out.
+/// Takes over flows to where a still allowed name was lately, and starts none: answers were seen
+/// and they have a mark, so that an earlier generation let them out.
 fn go_on_out() -> Vec<Rule> {
     PAST.map(|(family, set)| {
         Rule(vec![
             Term::Answered,
             Term::Direction(Direction::Original),
+            Term::Marked,
             service(family, End::Destination, End::Destination, set),
-            Term::SetMark(OWN_MARK),
+            Term::SetMark(OUT_MARK),
             Term::Accept,
         ])
     })
@@ -583,7 +620,7 @@ fn go_on_in() -> Vec<Rule> {
             Term::Answered,
             Term::Direction(Direction::Reply),
             service(family, End::Source, End::Source, set),
-            Term::SetMark(OWN_MARK),
+            Term::SetMark(OUT_MARK),
             Term::Accept,
         ])
     })
@@ -608,7 +645,7 @@ fn answers_from(sets: ServiceSets) -> Vec<Rule> {
         Rule(vec![
             Term::Direction(Direction::Reply),
             service(family, End::Source, End::Source, set),
-            Term::SetMark(OWN_MARK),
+            Term::SetMark(OUT_MARK),
             Term::Accept,
         ])
     })
@@ -623,21 +660,23 @@ fn let_in() -> Vec<Rule> {
                 Term::Direction(Direction::Original),
                 service(family, End::Source, End::Destination, set),
                 Term::Counter,
-                Term::SetMark(OWN_MARK),
+                Term::SetMark(IN_MARK),
                 Term::Accept,
             ])
         })
         .into()
 }
 
-/// The way out of the flows that [`let_in`] takes over from an earlier policy.
+/// The way out of the flows that [`let_in`] takes over from an earlier policy, whose mark says
+/// that they came in: over loopback anybody begins a flow in anybody's name.
 fn answers_to_inbound() -> Vec<Rule> {
     INBOUND
         .map(|(family, set)| {
             Rule(vec![
                 Term::Direction(Direction::Reply),
+                Term::MarkOfKind(IN_MARK),
                 service(family, End::Destination, End::Source, set),
-                Term::SetMark(OWN_MARK),
+                Term::SetMark(IN_MARK),
                 Term::Accept,
             ])
         })

@@ -6,6 +6,7 @@
 
 use super::{
     Rule,
+    build::KINDS,
     set::Family,
     term::{Direction, End, Reject, Term, Unit},
 };
@@ -275,6 +276,18 @@ impl Lowering {
             Term::Mark(mark) => {
                 self.ct(Ct::Mark, None);
                 self.compare(Comparison::Eq, &mark.to_ne_bytes());
+            }
+            Term::Marked => {
+                self.ct(Ct::Mark, None);
+                self.compare(Comparison::Neq, &0_u32.to_ne_bytes());
+            }
+            Term::MarkOfKind(kind) => {
+                self.ct(Ct::Mark, None);
+                self.exprs.push(Expr::Mask {
+                    register: REG_1,
+                    mask: KINDS.to_ne_bytes().to_vec(),
+                });
+                self.compare(Comparison::Eq, &kind.to_ne_bytes());
             }
             Term::ServiceIn {
                 family,

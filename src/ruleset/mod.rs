@@ -36,6 +36,8 @@ pub enum Hook {
     Output,
     /// The first packet of a flow of a local process, to say where it goes.
     Divert,
+    /// Packets that leave, when it is settled by which interface.
+    Depart,
 }
 
 impl Hook {
@@ -46,7 +48,7 @@ impl Hook {
     #[must_use]
     pub fn kind(self) -> &'static str {
         match self {
-            Self::Input | Self::Forward | Self::Output => "filter",
+            Self::Input | Self::Forward | Self::Output | Self::Depart => "filter",
             Self::Divert => "nat",
         }
     }
@@ -55,7 +57,7 @@ impl Hook {
     #[must_use]
     pub fn priority(self) -> i32 {
         match self {
-            Self::Input | Self::Forward | Self::Output => 0,
+            Self::Input | Self::Forward | Self::Output | Self::Depart => 0,
             Self::Divert => Self::DIVERT_PRIORITY,
         }
     }
@@ -63,7 +65,7 @@ impl Hook {
     /// Whether a packet passes that no rule decides.
     #[must_use]
     pub fn accepts(self) -> bool {
-        self == Self::Divert
+        matches!(self, Self::Divert | Self::Depart)
     }
 }
 
@@ -73,6 +75,7 @@ impl fmt::Display for Hook {
             Self::Input => "input",
             Self::Forward => "forward",
             Self::Output | Self::Divert => "output",
+            Self::Depart => "postrouting",
         })
     }
 }
@@ -120,7 +123,7 @@ impl Ruleset {
         let rules = self.chains.iter().flat_map(|chain| &chain.rules);
         let mut terms = rules.flat_map(|rule| &rule.0);
         terms.find_map(|term| match term {
-            Term::SetMark(mark) => Some(mark & !build::KIND),
+            Term::SetMark(mark) => Some(mark & !build::KINDS),
             _ => None,
         })
     }
@@ -131,7 +134,7 @@ impl Ruleset {
         let rules = self.chains.iter_mut().flat_map(|chain| &mut chain.rules);
         for term in rules.flat_map(|rule| &mut rule.0) {
             if let Term::Mark(held) | Term::SetMark(held) = term {
-                *held = mark & !build::KIND | *held & build::KIND;
+                *held = mark & !build::KINDS | *held & build::KINDS;
             }
         }
         self

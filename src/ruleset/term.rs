@@ -2,7 +2,7 @@
 //!
 //! [`super::bytecode`] has the same vocabulary as the kernel runs it.
 
-use super::set::Family;
+use super::{build::KINDS, set::Family};
 use crate::service::Protocol;
 use std::{fmt, net::IpAddr};
 
@@ -87,6 +87,10 @@ pub enum Term {
     Direction(Direction),
     /// The flow has this mark.
     Mark(u32),
+    /// The flow has a mark, whichever.
+    Marked,
+    /// The flow has a mark of this kind ([`super::build::KINDS`]), of whichever policy.
+    MarkOfKind(u32),
     /// address . protocol . port is in the set.
     ServiceIn {
         /// The IP version of the set.
@@ -154,6 +158,8 @@ impl fmt::Display for Term {
             Self::Direction(Direction::Original) => f.write_str("ct direction original"),
             Self::Direction(Direction::Reply) => f.write_str("ct direction reply"),
             Self::Mark(mark) => write!(f, "ct mark 0x{mark:08x}"),
+            Self::Marked => f.write_str("ct mark != 0x00000000"),
+            Self::MarkOfKind(kind) => write!(f, "ct mark & 0x{KINDS:08x} == 0x{kind:08x}"),
             Self::ServiceIn {
                 family,
                 address,

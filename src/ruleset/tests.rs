@@ -166,17 +166,19 @@ fn single_services_and_ranges_are_kept_apart() {
 fn the_mark_is_the_policys() {
     let mark = |ruleset: &Ruleset| {
         let text = ruleset.to_string();
+        // But for the kinds of flows, and what is compared with kinds alone.
         let marks: std::collections::BTreeSet<_> = text
             .split("0x")
             .skip(1)
-            .map(|rest| rest[..8].to_owned())
+            .map(|rest| u32::from_str_radix(&rest[..8], 16).unwrap() & !KINDS)
+            .filter(|mark| *mark != 0)
             .collect();
         assert_eq!(marks.len(), 1, "one mark in all rules");
-        marks.into_iter().next().unwrap()
+        assert_eq!(marks.first(), ruleset.mark().as_ref());
+        ruleset.mark()
     };
     let same = mark(&enforced(&policy(), Dns::Closed));
     assert_eq!(same, mark(&enforced(&policy(), Dns::Closed)));
-    assert_ne!(same, "00000000");
     let mut other = policy();
     other.allow[0].service.ports = PortRange::single(444);
     assert_ne!(same, mark(&enforced(&other, Dns::Closed)));
@@ -299,7 +301,7 @@ fn in_proxy_only_the_resolver_has_a_way_out_to_dns() {
     assert!(position(&output, owner) < close);
     for listener in ["ip daddr 127.0.0.1", "ip6 daddr ::1"] {
         for protocol in ["udp", "tcp"] {
-            let rule = format!("{listener} {protocol} dport 53 ct mark set");
+            let rule = format!("{listener} {protocol} dport 53 ct direction original ct mark set");
             assert!(position(&output, &rule) < close);
         }
     }
@@ -328,7 +330,7 @@ fn what_forwards_for_docker_has_the_same_way_out() {
         assert_eq!(ways.count(), 3 + to_any);
         let any = output
             .iter()
-            .filter(|rule| rule.starts_with(docker) && rule.contains("dport 53 ct mark set"));
+            .filter(|rule| rule.starts_with(docker) && rule.contains("dport 53 ct direction"));
         assert_eq!(any.count(), to_any);
         let divert = rules(&ruleset, "divert");
         assert_eq!(divert[1], "meta skuid 0 meta skgid 0 accept");
@@ -340,8 +342,8 @@ fn the_resolvers_flows_have_a_mark_that_lets_nothing_out() {
     let nameservers = known_nameservers();
     let ruleset = enforced(&policy(), Dns::Proxy(&proxy(&nameservers, &[])));
     let mark = ruleset.mark().unwrap();
-    assert_eq!(mark & 3, 0);
-    let resolver = format!("ct mark 0x{:08x} accept", mark | 1);
+    assert_eq!(mark & KINDS, 0);
+    let resolver = format!("ct mark 0x{:08x} ct direction reply accept", mark | 1);
     assert!(
         !rules(&ruleset, "output")
             .iter()
@@ -364,7 +366,7 @@ fn the_resolvers_flows_have_a_mark_that_lets_nothing_out() {
 fn a_flow_to_the_listeners_goes_on_over_loopback_and_nowhere_else() {
     let nameservers = known_nameservers();
     let ruleset = enforced(&policy(), Dns::Proxy(&proxy(&nameservers, &[])));
-    let mark = format!("ct mark 0x{:08x}", ruleset.mark().unwrap() | 2);
+    let mark = format!("ct mark 0x{:08x}", ruleset.mark().unwrap() | 3);
     for (chain, expected) in [
         ("output", vec![format!("oif \"lo\" {mark} accept")]),
         ("input", vec![]),
@@ -376,6 +378,38 @@ fn a_flow_to_the_listeners_goes_on_over_loopback_and_nowhere_else() {
     // What is refused whatever its flow comes before it.
     let output = rules(&ruleset, "output");
     assert!(position(&output, "ip hdrlength") < position(&output, &mark));
+}
+
+#[test]
+fn a_flow_goes_on_the_way_that_it_went_and_no_other() {
+    let mark =
+        |ruleset: &Ruleset, kind| format!("ct mark 0x{:08x}", ruleset.mark().unwrap() | kind);
+    let nameservers = known_nameservers();
+    for dns in [
+        Dns::Closed,
+        Dns::Servers(&nameservers),
+        Dns::Proxy(&proxy(&nameservers, &[])),
+    ] {
+        let ruleset = enforced(&policy(), dns);
+        let (let_out, let_in) = (mark(&ruleset, 0), mark(&ruleset, 2));
+        for (chain, out, into) in [
+            ("output", "original", "reply"),
+            ("input", "reply", "original"),
+        ] {
+            let rules = rules(&ruleset, chain);
+            let goes_on = |mark: &str, direction: &str| {
+                let rule =
+                    format!("ct state established,related {mark} ct direction {direction} accept");
+                position(&rules, &rule)
+            };
+            goes_on(&let_out, out);
+            goes_on(&let_in, into);
+        }
+        for rule in rules(&ruleset, "output") {
+            let begins = rule.contains("ct mark set") && !rule.contains("ct mark &");
+            assert!(!begins || rule.contains("ct direction original"), "{rule}");
+        }
+    }
 }
 
 #[test]

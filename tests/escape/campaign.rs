@@ -11,7 +11,7 @@ use crate::{
     attempts::{self, Attempt, Context, Evidence, Ground, Launch, Said},
     judge::{Start, Verdict, belongs, judge},
     sniffer::Frame,
-    stage::{Configuration, Runner, Stage, Way},
+    stage::{Configuration, Entry, Runner, Stage, Way},
     token::Token,
 };
 
@@ -72,6 +72,8 @@ pub struct Campaign<'a> {
     stage: &'a Stage,
     attempts: Vec<Numbered>,
     sockets: Vec<Numbered>,
+    /// Not where single attempts are picked.
+    with_sockets: bool,
     rows: BTreeMap<String, Row>,
     order: Vec<String>,
 }
@@ -91,6 +93,7 @@ impl<'a> Campaign<'a> {
             stage,
             attempts,
             sockets: Vec::new(),
+            with_sockets: only.is_empty(),
             rows: BTreeMap::new(),
             order: Vec::new(),
         }
@@ -107,8 +110,10 @@ impl<'a> Campaign<'a> {
     /// Takes every control for granted: for plants, which come after a run with controls.
     pub fn assume(&mut self) {
         self.stage.clear();
-        let mut runner = self.stage.runner(&Way::Open { root: true });
-        self.sockets = numbered(runner.scan());
+        if self.with_sockets {
+            let mut runner = self.stage.runner(&Way::Open { root: true });
+            self.sockets = numbered(runner.scan());
+        }
         let attempts = std::mem::take(&mut self.attempts);
         let sockets = std::mem::take(&mut self.sockets);
         for numbered in attempts.iter().chain(&sockets) {
@@ -125,10 +130,10 @@ impl<'a> Campaign<'a> {
     }
 
     /// Every attempt where it must succeed.
-    pub fn controls(&mut self, with_sockets: bool) {
+    pub fn controls(&mut self) {
         self.stage.clear();
         let mut runners = [false, true].map(|root| self.stage.runner(&Way::Open { root }));
-        if with_sockets {
+        if self.with_sockets {
             self.sockets = numbered(runners[1].scan());
         }
         let attempts = std::mem::take(&mut self.attempts);
@@ -296,15 +301,15 @@ impl<'a> Campaign<'a> {
         let mut notes = Vec::new();
         self.stage.clear();
         let _ = self.stage.sniffer.take();
-        let own = if configuration.is_proxy {
-            Start::Running
-        } else {
-            Start::Over
+        let own = match configuration.by {
+            _ if configuration.is_proxy => Start::Running,
+            Entry::Apply => Start::System,
+            _ => Start::Over,
         };
         let mut runner = Some(self.start(way));
         let stray = self.strays(Start::Running).0;
         if !stray.is_empty() {
-            notes.push(format!("during the start: {}", stray.join(", ")));
+            notes.push(format!("during the start: {}", some_of(stray)));
         }
         plant(&mut runner);
         let mut before = self.stage.snapshot();
@@ -323,7 +328,7 @@ impl<'a> Campaign<'a> {
                 let began = Instant::now();
                 let (late, _) = self.strays(own);
                 if !late.is_empty() {
-                    notes.push(format!("before {}: {}", attempt.name, late.join(", ")));
+                    notes.push(format!("before {}: {}", attempt.name, some_of(late)));
                 }
                 let said = match attempt.launch {
                     Launch::Shared => runner
@@ -382,7 +387,7 @@ impl<'a> Campaign<'a> {
         std::thread::sleep(Duration::from_millis(1100));
         let (late, _) = self.strays(own);
         if !late.is_empty() {
-            notes.push(format!("after the last attempt: {}", late.join(", ")));
+            notes.push(format!("after the last attempt: {}", some_of(late)));
         }
         notes
     }
@@ -499,6 +504,14 @@ impl<'a> Campaign<'a> {
             ));
         }
     }
+}
+
+/// As much of a list as a line has room for.
+fn some_of(mut strays: Vec<String>) -> String {
+    let count = strays.len();
+    strays.dedup();
+    strays.truncate(4);
+    format!("{count} packets: {}", strays.join(", "))
 }
 
 /// The outcome of an attempt that ran alone.

@@ -30,6 +30,8 @@ pub enum Verdict {
 pub enum Start {
     Over,
     Running,
+    /// Mode `system`, which leaves DNS to the nameservers open, those on loopback included.
+    System,
 }
 
 pub fn judge(frame: &Frame, start: Start) -> Verdict {
@@ -44,6 +46,8 @@ pub fn judge(frame: &Frame, start: Start) -> Verdict {
         [0x08, 0x06] => arp(rest),
         [0x08, 0x00] => Packet::v4(rest).map_or_else(malformed, |packet| packet.judge(start)),
         [0x86, 0xdd] => Packet::v6(rest).map_or_else(malformed, |packet| packet.judge(start)),
+        // What a resolver on loopback forwards.
+        [0x88, 0xb6] if start == Start::System => Verdict::Allowed,
         [high, low] => Verdict::Escape(format!("a frame of EtherType {high:02x}{low:02x}")),
         _ => malformed(),
     }
@@ -175,6 +179,15 @@ impl<'a> Packet<'a> {
         }
         if self.protocol == 58 && self.from.is_ipv6() && self.hop_limit_is_of_the_link() {
             return self.neighbour().unwrap_or_else(escape);
+        }
+        let to_nameserver = || {
+            let port = self.ports().map(|[_, port]| SocketAddr::new(self.to, port));
+            port.is_some_and(|to| DNS.contains(&to)) && matches!(self.protocol, 6 | 17)
+        };
+        let is_fragment = self.is_later_fragment && self.protocol == 17;
+        let to_its_host = DNS.iter().any(|dns| dns.ip() == self.to);
+        if start == Start::System && (is_fragment && to_its_host || to_nameserver()) {
+            return Verdict::Allowed;
         }
         if start == Start::Running && self.is_own_query() {
             return Verdict::Allowed;

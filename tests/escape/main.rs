@@ -44,7 +44,7 @@ use serde::{Deserialize, Serialize};
 
 use campaign::{Campaign, Row};
 use plants::Plant;
-use stage::{Configuration, Stage, Way};
+use stage::{Configuration, Entry, Stage, Way};
 use support::harness::{self, Case};
 
 /// How a case learns what to do, and what a case reports.
@@ -82,7 +82,15 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 7] = [
+    Case {
+        name: "applied attempts",
+        body: || case(false, applied_case),
+    },
+    Case {
+        name: "proxied plant",
+        body: || case(false, proxied_plant_case),
+    },
     Case {
         name: "proxied attempts",
         body: || case(false, proxied_case),
@@ -106,7 +114,7 @@ const CASES: [Case; 5] = [
 ];
 
 /// Without words the short form: what `cargo test` and CI run. `--long` is the long form,
-/// `--proxy` adds the configurations under `--supervise`, `--plants` all plants, `--plant=NAME` one; `--page=FILE` writes the tables into a page. Other
+/// `--proxy` adds to the short form the configurations under `--supervise` and after `apply`, `--plants` all plants, `--plant=NAME` one; `--page=FILE` writes the tables into a page. Other
 /// words pick attempts by a part of their names.
 fn suite(words: &[String]) -> ExitCode {
     let flag = |name: &str| words.iter().any(|word| word == name);
@@ -140,11 +148,18 @@ fn attempts_and_races(options: &Options, page: Option<&str>) -> bool {
     let only_races = options.only.iter().any(|part| part == "races");
     let mut names = match (only_races, options.only.is_empty()) {
         (true, _) => vec!["races", "proxied races"],
-        (_, true) => vec!["attempts", "races", "proxied attempts", "proxied races"],
-        _ => vec!["attempts", "proxied attempts"],
+        (_, true) => vec![
+            "attempts",
+            "races",
+            "proxied attempts",
+            "proxied races",
+            "applied attempts",
+        ],
+        _ => vec!["attempts", "proxied attempts", "applied attempts"],
     };
-    if !options.is_proxied {
-        names.retain(|name| !name.starts_with("proxied"));
+    if !options.is_long {
+        names.retain(|name| options.is_proxied || !name.starts_with("proxied"));
+        names.retain(|name| options.is_proxied || !name.starts_with("applied"));
     }
     // Each has a world of its own, and waits more than it works.
     let report = thread::scope(|scope| {
@@ -211,7 +226,8 @@ fn plants(options: &Options, page: Option<&str>) -> bool {
         {
             continue;
         }
-        let report = run_case("plant", options_of(options, Some(plant.name)));
+        let case = ["plant", "proxied plant"][usize::from(plant.is_proxied())];
+        let report = run_case(case, options_of(options, Some(plant.name)));
         if report.configurations.is_empty() {
             println!("{:<28} n/a: it needs a second uid", plant.name);
             continue;
@@ -285,6 +301,7 @@ fn configurations(stage: &Stage) -> Vec<Configuration> {
         options: Vec::new(),
         as_user,
         is_proxy: false,
+        by: Entry::Itself,
     };
     let user = configuration("pinned, --user node", true);
     let root = configuration("pinned, uid 0", false);
@@ -309,6 +326,23 @@ fn proxied(stage: &Stage) -> Vec<Configuration> {
     proxied.collect()
 }
 
+/// With a command that `check` starts, after `apply` or beside a sidecar.
+fn applied(stage: &Stage) -> Vec<Configuration> {
+    let entries = [
+        ("apply, check --user node", Entry::Apply),
+        ("apply --watch, check --user node", Entry::Watch),
+    ];
+    let applied = entries.map(|(name, by)| Configuration {
+        name,
+        options: Vec::new(),
+        as_user: true,
+        is_proxy: by == Entry::Watch,
+        by,
+    });
+    // `check` cannot change to a user that is not there.
+    applied.into_iter().filter(|_| stage.has_user).collect()
+}
+
 fn case(has_resolvers: bool, body: fn(&Stage, &Options) -> Report) {
     let options = serde_json::from_str(&env::var(OPTIONS).unwrap()).unwrap();
     let began = std::time::Instant::now();
@@ -321,7 +355,7 @@ fn case(has_resolvers: bool, body: fn(&Stage, &Options) -> Report) {
 
 fn attempts_case(stage: &Stage, options: &Options) -> Report {
     let mut campaign = Campaign::new(stage, options.is_long, &options.only);
-    campaign.controls(options.only.is_empty());
+    campaign.controls();
     let mut report = Report::default();
     for configuration in configurations(stage) {
         let way = Way::Fenced(configuration.clone());
@@ -333,12 +367,20 @@ fn attempts_case(stage: &Stage, options: &Options) -> Report {
     report
 }
 
-/// The controls are those of the other case: the parent puts both together.
 fn proxied_case(stage: &Stage, options: &Options) -> Report {
+    assumed_case(stage, options, proxied(stage))
+}
+
+fn applied_case(stage: &Stage, options: &Options) -> Report {
+    assumed_case(stage, options, applied(stage))
+}
+
+/// The controls are those of the other case: the parent puts them together.
+fn assumed_case(stage: &Stage, options: &Options, configurations: Vec<Configuration>) -> Report {
     let mut campaign = Campaign::new(stage, options.is_long, &options.only);
     campaign.assume();
     let mut report = Report::default();
-    for configuration in proxied(stage) {
+    for configuration in configurations {
         let way = Way::Fenced(configuration.clone());
         let notes = campaign.fenced(&configuration, &way, &|_| {});
         report.notes.extend(notes);
@@ -369,7 +411,14 @@ fn races_case(stage: &Stage, options: &Options) -> Report {
 }
 
 fn plant_case(stage: &Stage, options: &Options) -> Report {
-    let configuration = configurations(stage).remove(0);
+    planted(stage, options, &configurations(stage).remove(0))
+}
+
+fn proxied_plant_case(stage: &Stage, options: &Options) -> Report {
+    planted(stage, options, &proxied(stage).remove(0))
+}
+
+fn planted(stage: &Stage, options: &Options, configuration: &Configuration) -> Report {
     let plant = options
         .plant
         .as_deref()
@@ -381,15 +430,15 @@ fn plant_case(stage: &Stage, options: &Options) -> Report {
     let name = vec![configuration.name.to_owned()];
     if let Some(between) = plant.race() {
         return Report {
-            rows: races::run(stage, &configuration, 3, &between),
+            rows: races::run(stage, configuration, 3, &between),
             configurations: name,
             notes: Vec::new(),
         };
     }
     let mut campaign = Campaign::new(stage, false, &options.only);
     campaign.assume();
-    let way = plant.way(&configuration);
-    let notes = campaign.fenced(&configuration, &way, &|runner| plant.apply(runner));
+    let way = plant.way(configuration);
+    let notes = campaign.fenced(configuration, &way, &|runner| plant.apply(runner));
     Report {
         rows: campaign.rows(),
         configurations: name,

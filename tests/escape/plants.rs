@@ -23,6 +23,8 @@ pub struct Plant {
 pub enum Weakness {
     /// These rules are put in after each start.
     Rules(&'static str),
+    /// The same where egress-init stays and answers DNS.
+    ProxyRules(&'static str),
     /// The command is started by something else, after a start.
     Launch {
         /// What setpriv(1) is told beside the user.
@@ -73,7 +75,7 @@ const fn launch(
 /// No weakness at all.
 pub const NONE: Plant = rules("none", "", "nothing is weak", "");
 
-pub const PLANTS: [Plant; 26] = [
+pub const PLANTS: [Plant; 29] = [
     rules(
         "rule-removed",
         "transport: UDP, sendto, IPv4",
@@ -174,6 +176,26 @@ pub const PLANTS: [Plant; 26] = [
         "insert rule inet egress_init output udp sport 8080 accept
          insert rule inet egress_init output tcp sport 8080 accept",
     ),
+    rules(
+        "answers-of-what-was-let-out",
+        "forged flows: both ends, an answer of an allowed host to elsewhere, IPv6",
+        "established flows pass in both directions",
+        "insert rule inet egress_init output ct state established ct mark != 0 accept",
+    ),
+    rules(
+        "visitors-over-loopback",
+        "forged flows: a visitor from elsewhere at an invited port, then an answer, IPv6",
+        "the answers of invited services pass, whoever began the flow",
+        "insert rule inet egress_init output ct direction reply udp sport 8080 accept
+         insert rule inet egress_init output ct direction reply tcp sport 8080 accept",
+    ),
+    Plant {
+        name: "redirected-by-the-link",
+        catcher: "forged flows: DNS, bound to eth0, UDP, IPv4",
+        what: "in mode proxy, nobody asks by which interface a redirected query leaves",
+        weakness: Weakness::ProxyRules("flush chain inet egress_init depart"),
+        needs_user: false,
+    },
     launch("capability-kept-raw",
         "privileges: every capability, then a packet socket", "the command keeps CAP_NET_RAW", &[
         "--inh-caps=-all,+net_raw",
@@ -247,7 +269,7 @@ pub const PLANTS: [Plant; 26] = [
 impl Plant {
     pub fn named(name: &str) -> Option<&'static Self> {
         // A constant has no address; the table is read once a run.
-        static TABLE: [Plant; 26] = PLANTS;
+        static TABLE: [Plant; 29] = PLANTS;
         TABLE.iter().find(|plant| plant.name == name)
     }
 
@@ -275,7 +297,7 @@ impl Plant {
     /// After each start.
     pub fn apply(&self, runner: &mut Option<Runner>) {
         match &self.weakness {
-            Weakness::Rules(script) => nft(script),
+            Weakness::Rules(script) | Weakness::ProxyRules(script) => nft(script),
             Weakness::Files(change) => change(),
             Weakness::Neighbour => {
                 if let Some(runner) = runner {
@@ -284,6 +306,11 @@ impl Plant {
             }
             Weakness::Launch { .. } | Weakness::Race(_) => {}
         }
+    }
+
+    /// Whether it is one of mode `proxy`.
+    pub fn is_proxied(&self) -> bool {
+        matches!(self.weakness, Weakness::ProxyRules(_))
     }
 
     /// In a race.

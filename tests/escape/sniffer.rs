@@ -27,6 +27,9 @@ use crate::support::{capture, sys};
 /// The `EtherType` of markers.
 const MARKER: [u8; 2] = [0x88, 0xb5];
 
+/// The index of the loopback interface, in every network namespace.
+const LOOPBACK: usize = 1;
+
 /// One frame as it was on the link.
 #[derive(Clone, Debug)]
 pub struct Frame {
@@ -131,7 +134,10 @@ impl Shared {
             else {
                 continue;
             };
-            let outgoing = from.is_none_or(|from| from.pkttype() == libc::PACKET_OUTGOING);
+            // On its loopback interface it hears itself.
+            let outgoing = from.is_none_or(|from| {
+                from.pkttype() == libc::PACKET_OUTGOING || from.ifindex() == LOOPBACK
+            });
             if length < 14 {
                 continue;
             }

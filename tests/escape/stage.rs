@@ -124,6 +124,19 @@ pub struct Configuration {
     pub as_user: bool,
     /// Whether egress-init stays and answers DNS, so that it asks its nameservers at any time.
     pub is_proxy: bool,
+    /// How the command comes to be behind the rules.
+    pub by: Entry,
+}
+
+/// Who starts the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// egress-init, as the entrypoint.
+    Itself,
+    /// `check`, after `apply`, which leaves DNS to the nameservers open.
+    Apply,
+    /// `check`, beside `apply --watch`.
+    Watch,
 }
 
 impl Stage {
@@ -303,6 +316,18 @@ impl Stage {
                 "--bounding-set=-all",
                 "--inh-caps=-all",
             ]),
+            Way::Fenced(configuration) if configuration.by != Entry::Itself => {
+                let list = LIST.join(" ");
+                let enforced = match configuration.by {
+                    Entry::Watch => format!(
+                        "{BINARY} apply --watch {list} >/dev/null & \
+                         until {BINARY} check 2>/dev/null; do sleep 0.02; done"
+                    ),
+                    _ => format!("{BINARY} apply {list} >/dev/null"),
+                };
+                let script = format!("{enforced}; exec {BINARY} check --user node -- \"$@\"");
+                words(&["bash", "-c", &script, "bash"])
+            }
             Way::Fenced(configuration) => {
                 let command = self.egress(configuration);
                 std::iter::once(command.get_program())
@@ -501,12 +526,29 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
+        use nix::sys::{signal, wait};
+        use nix::unistd::Pid;
+        // Process 1 of its namespace, which takes all others with it. It has to be over before
+        // the next start: a keeper holds the lock for starts until then.
+        let first = child_of(self.child.id());
+        let watched = first.and_then(crate::sys::watch_process);
+        let beside = self.neighbour.as_ref().and_then(|n| child_of(n.id()));
+        for pid in [first, beside].into_iter().flatten() {
+            let _ = signal::kill(Pid::from_raw(pid), signal::Signal::SIGKILL);
+        }
         for child in [Some(&mut self.child), self.neighbour.as_mut()]
             .into_iter()
             .flatten()
         {
             let _ = child.kill();
             let _ = child.wait();
+        }
+        // An orphan of ours now, which its namespace waits for.
+        if let Some(beside) = beside {
+            let _ = wait::waitpid(Pid::from_raw(beside), None);
+        }
+        if let Some(first) = watched {
+            crate::sys::wait_readable(&first, Duration::from_secs(10));
         }
     }
 }

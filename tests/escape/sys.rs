@@ -120,6 +120,20 @@ pub fn owned(fd: i64) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).unwrap()) }
 }
 
+/// What becomes readable when this process has ended, or nothing where it already has.
+pub fn watch_process(pid: i32) -> Option<OwnedFd> {
+    let arguments = [pid.into(), 0, 0, 0, 0];
+    numbers(libc::SYS_pidfd_open, arguments).ok().map(owned)
+}
+
+/// Whether it becomes readable in this time.
+pub fn wait_readable(fd: &OwnedFd, limit: std::time::Duration) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut poll_fds = [PollFd::new(std::os::fd::AsFd::as_fd(fd), PollFlags::POLLIN)];
+    let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    poll(&mut poll_fds, limit).is_ok_and(|ready| ready > 0)
+}
+
 /// A descriptor that this process was started with.
 pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: a duplicate of whatever it is; nobody else owns the duplicate.
@@ -164,6 +178,14 @@ pub fn count_everything() -> io::Result<()> {
     })?;
     drop(owned(fd));
     Ok(())
+}
+
+/// ioctl(2), TIOCSTI of one space.
+pub fn type_into(terminal: &impl AsRawFd) -> io::Result<()> {
+    let space = b' ';
+    // SAFETY: the one pointer is to an octet that lives through the call.
+    let done = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSTI, &raw const space) };
+    checked(done.into()).map(drop)
 }
 
 /// request_key(2) with an upcall where the key is not there.
@@ -394,4 +416,47 @@ pub fn set_attribute(path: &str, name: &std::ffi::CStr, value: &[u8]) -> bool {
         )
     };
     returned == 0
+}
+
+/// socket(2) by its number of x32, which a filter for the native numbers alone would not know.
+pub fn socket_of_x32(family: i32, kind: i32) -> io::Result<OwnedFd> {
+    const X32: libc::c_long = 0x4000_0000;
+    let fd = numbers(
+        X32 | libc::SYS_socket,
+        [family.into(), kind.into(), 0, 0, 0],
+    )?;
+    Ok(owned(fd))
+}
+
+/// socket(2) by its number of 32-bit x86, through the gate that is there for such programs.
+#[cfg(target_arch = "x86_64")]
+pub fn socket_of_i386(family: i32, kind: i32) -> io::Result<OwnedFd> {
+    const SOCKET_OF_I386: i64 = 359;
+    let returned: i64;
+    // SAFETY: a call that takes three numbers; the gate clobbers r8 to r11, and rbx, which the
+    // compiler keeps for itself, is put back.
+    unsafe {
+        std::arch::asm!(
+            "xchg {family}, rbx",
+            "int 0x80",
+            "xchg {family}, rbx",
+            family = inout(reg) i64::from(family) => _,
+            inlateout("rax") SOCKET_OF_I386 => returned,
+            in("rcx") i64::from(kind),
+            in("rdx") 0_i64,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+    }
+    if returned < 0 {
+        return Err(io::Error::from_raw_os_error(
+            i32::try_from(-returned).unwrap(),
+        ));
+    }
+    Ok(owned(returned))
+}
+
+/// 32-bit ARM has no gate that a 64-bit program could use.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn socket_of_i386(_family: i32, _kind: i32) -> io::Result<OwnedFd> {
+    Err(io::Error::from_raw_os_error(libc::ENOSYS))
 }

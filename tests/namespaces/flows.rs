@@ -35,6 +35,8 @@ cases!(flows:
     an_invited_service_is_reached_and_answers,
     an_invitation_can_be_for_some,
     a_connection_from_outside_from_before_the_lock_gets_cut,
+    an_answer_in_an_allowed_hosts_name_reaches_no_stranger,
+    a_strangers_visit_over_loopback_is_not_answered,
     nothing_is_forwarded,
     a_start_closes_once_and_for_all,
     a_rerun_leaves_no_window,
@@ -288,6 +290,39 @@ fn a_connection_from_outside_from_before_the_lock_gets_cut() {
         .filter(|frame| frame.ports.is_some_and(|(from, _)| from == 8080))
         .collect();
     assert!(strays.is_empty(), "{strays:#?}");
+}
+
+/// IPv6 lets an unprivileged process take any source (`IPV6_FREEBIND`): a stranger's, to ask an
+/// allowed host, and then the host's, to answer the stranger.
+fn an_answer_in_an_allowed_hosts_name_reaches_no_stranger() {
+    let world = World::new();
+    let stranger = SocketAddr::new(ELSEWHERE[1], 4040);
+    let host = SocketAddr::new(API[1], 123);
+    let steps = [Step::Forged(stranger, host), Step::Forged(host, stranger)];
+    let to_stranger = |frames: Vec<Frame>| frames.iter().any(|frame| frame.to(ELSEWHERE[1]));
+    let (outcomes, frames) = world.arrived(|| steps.each_ref().map(Step::run));
+    assert_eq!(results(&outcomes), ["ok"; 2], "control");
+    assert!(to_stranger(frames), "control");
+    let options = ["--allow", "api.example.org:123/udp"];
+    let (outcomes, frames) = world.arrived(|| world.behind(&options, &steps));
+    assert!(outcomes[0].is_ok(), "to the allowed host");
+    assert!(!to_stranger(frames), "{outcomes:#?}");
+}
+
+/// The same where a service is invited: the stranger seems to come in, over loopback.
+fn a_strangers_visit_over_loopback_is_not_answered() {
+    let world = World::new();
+    let stranger = SocketAddr::new(ELSEWHERE[1], 4041);
+    let door = SocketAddr::new(INSIDE[1], 8080);
+    let steps = [Step::Forged(stranger, door), Step::Forged(door, stranger)];
+    let to_stranger = |frames: Vec<Frame>| frames.iter().any(|frame| frame.to(ELSEWHERE[1]));
+    let (outcomes, frames) = world.arrived(|| steps.each_ref().map(Step::run));
+    assert_eq!(results(&outcomes), ["ok"; 2], "control");
+    assert!(to_stranger(frames), "control");
+    let options = ["--allow", "api.example.org", "--inbound", "8080/any"];
+    let (outcomes, frames) = world.arrived(|| world.behind(&options, &steps));
+    assert!(outcomes[0].is_ok(), "over loopback");
+    assert!(!to_stranger(frames), "{outcomes:#?}");
 }
 
 fn nothing_is_forwarded() {

@@ -9,14 +9,17 @@ use std::{
 };
 
 use hickory_resolver::proto::{op::ResponseCode, rr::RecordType};
+use nix::libc;
 
 use crate::{
     cases,
     support::{
+        capture::Frame,
         dns::{DnsServer, ZoneSpec},
         harness::needs_second_uid,
         live::{as_node, ask, end, ready, supervised},
         probe::{Outcome, Step},
+        sys,
         world::{
             BINARY, DNS, ELSEWHERE, FOREIGN_DNS, GIT, Run, World, allowlist, ip_batch, nft,
             reaches, rejects, sysctl, user_options, zone,
@@ -30,6 +33,7 @@ cases!(queries:
     search_domains_work,
     dockers_dns_forwards_and_nobody_else_reaches_it,
     nobody_answers_in_the_place_of_a_server,
+    a_query_from_a_socket_that_is_bound_to_the_link_does_not_leave,
     a_server_that_is_gone_is_not_replaced_by_the_command,
     ipv6_alone,
     without_ipv6,
@@ -247,6 +251,38 @@ fn nobody_answers_in_the_place_of_a_server() {
     assert_eq!(ok(&as_node(&honest).outcomes()), [true, true]);
     assert!(heard(&v4) && heard(&v6));
     assert!(as_node(&[lookup("api.example.org")]).outcomes()[0].is_ok());
+    end(started);
+}
+
+/// It is redirected to loopback, and its new route is by the link all the same.
+fn a_query_from_a_socket_that_is_bound_to_the_link_does_not_leave() {
+    let world = World::new();
+    allowlist("api.example.org\n");
+    let bound = |to: SocketAddr| {
+        let socket = UdpSocket::bind((if to.is_ipv4() { "0.0.0.0" } else { "::" }, 0)).unwrap();
+        sys::set_option(&socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, b"eth0").unwrap();
+        socket.send_to(b"no DNS at all", to)
+    };
+    let strays = |frames: Vec<Frame>| -> Vec<Frame> {
+        let strays = frames
+            .into_iter()
+            .filter(|frame| !frame.is_neighbour_talk());
+        strays.collect()
+    };
+    let targets = [FOREIGN_DNS[0], FOREIGN_DNS[1]]
+        .into_iter()
+        .chain(["127.0.0.1:53", "[::1]:53"].map(|to| to.parse().unwrap()));
+    let targets: Vec<SocketAddr> = targets.collect();
+    let (sent, frames) = world.arrived(|| bound(targets[0]).is_ok() && bound(targets[1]).is_ok());
+    assert!(sent && strays(frames).len() >= 2, "control");
+    let started = supervised(&world, &[]);
+    let ((), frames) = world.arrived(|| {
+        for to in targets {
+            let _ = bound(to);
+        }
+    });
+    let strays = strays(frames);
+    assert!(strays.is_empty(), "{strays:#?}");
     end(started);
 }
 

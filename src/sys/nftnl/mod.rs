@@ -62,11 +62,12 @@ pub fn add_chain(chain: &Chain) -> Message {
                 Hook::Input => nftnl::Hook::In,
                 Hook::Forward => nftnl::Hook::Forward,
                 Hook::Output | Hook::Divert => nftnl::Hook::Out,
+                Hook::Depart => nftnl::Hook::PostRouting,
             },
             hook.priority(),
         );
         message.set_type(match hook {
-            Hook::Input | Hook::Forward | Hook::Output => ChainType::Filter,
+            Hook::Input | Hook::Forward | Hook::Output | Hook::Depart => ChainType::Filter,
             Hook::Divert => ChainType::Nat,
         });
         message.set_policy(if hook.accepts() {

@@ -44,6 +44,7 @@ pub fn chain_facts(chain: &Chain) -> ChainFacts {
             Hook::Input => libc::NF_INET_LOCAL_IN,
             Hook::Forward => libc::NF_INET_FORWARD,
             Hook::Output | Hook::Divert => libc::NF_INET_LOCAL_OUT,
+            Hook::Depart => libc::NF_INET_POST_ROUTING,
         };
         let policy = if hook.accepts() {
             libc::NF_ACCEPT

@@ -148,7 +148,7 @@ fn query(name: &str, kind: u16) -> Vec<u8> {
     octets
 }
 
-fn question(c: &Context) -> Vec<u8> {
+pub(super) fn question(c: &Context) -> Vec<u8> {
     query(&format!("{}.tunnel.example.net", c.token), 1)
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, io, os::fd::AsRawFd};
 
 use nix::libc;
 
-use super::{Context, address, connect_and_send};
+use super::{Attempt, Context, Evidence, address, connect_and_send};
 use crate::{support::sys, sys as calls};
 
 /// How the name of an enumerated attempt begins.
@@ -96,6 +96,25 @@ pub fn heading(name: &str) -> String {
         _ => "packet",
     };
     format!("sockets of family {family}, {kind}")
+}
+
+/// Sockets that are made by calls of another ABI, which numbers them differently.
+pub fn foreign() -> Vec<Attempt> {
+    let attempt = |name, body| Attempt::new("foreign ABI", name, body).evidence(Evidence::Hold);
+    vec![
+        attempt("a vsock by the calls of 32-bit programs", |_| {
+            calls::socket_of_i386(libc::AF_VSOCK, libc::SOCK_STREAM).map(drop)
+        }),
+        attempt("a packet socket by the calls of 32-bit programs", |_| {
+            calls::socket_of_i386(libc::AF_PACKET, libc::SOCK_RAW).map(drop)
+        }),
+        attempt("a vsock by the calls of x32", |_| {
+            calls::socket_of_x32(libc::AF_VSOCK, libc::SOCK_STREAM).map(drop)
+        }),
+        attempt("a packet socket by the calls of x32", |_| {
+            calls::socket_of_x32(libc::AF_PACKET, libc::SOCK_RAW).map(drop)
+        }),
+    ]
 }
 
 /// Makes it and sends through it, as far as one way fits all.

