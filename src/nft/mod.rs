@@ -234,6 +234,33 @@ impl Nftables {
         }
     }
 
+    /// Sends a question that has one answer, and no acknowledgement beside it.
+    fn get<T>(
+        &mut self,
+        question: &Message,
+        parse: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<T, NftError> {
+        let sequence = self.send_question(question)?;
+        loop {
+            let messages = self
+                .socket
+                .receive(&mut self.buffer)
+                .map_err(NftError::ReadBack)?;
+            for message in messages {
+                let message = message.map_err(NftError::ReadBack)?;
+                let header = Header::read(message).ok_or(NftError::Unreadable)?;
+                if header.sequence != sequence {
+                    continue;
+                }
+                let refusal = Answer::read(message).and_then(|answer| answer.error);
+                if let Some(refusal) = refusal {
+                    return Err(NftError::ReadBack(refusal.error));
+                }
+                return parse(message).ok_or(NftError::Unreadable);
+            }
+        }
+    }
+
     /// Sends a question and collects the answers to it.
     fn ask<T>(
         &mut self,
@@ -256,11 +283,7 @@ impl Nftables {
         question: &Message,
         parse: &mut impl FnMut(&[u8]) -> Option<T>,
     ) -> Result<Option<Vec<T>>, NftError> {
-        let sequence = self.sequence;
-        self.sequence = sequence.wrapping_add(1);
-        let mut question = question.clone();
-        question[8..12].copy_from_slice(&sequence.to_ne_bytes());
-        self.socket.send(&question).map_err(NftError::Send)?;
+        let sequence = self.send_question(question)?;
         let mut answers = Vec::new();
         let mut intact = true;
         loop {
@@ -287,6 +310,16 @@ impl Nftables {
                 answers.push(parse(message).ok_or(NftError::Unreadable)?);
             }
         }
+    }
+
+    /// Sends a question and returns the number that its answers have.
+    fn send_question(&mut self, question: &Message) -> Result<u32, NftError> {
+        let sequence = self.sequence;
+        self.sequence = sequence.wrapping_add(1);
+        let mut question = question.clone();
+        question[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        self.socket.send(&question).map_err(NftError::Send)?;
+        Ok(sequence)
     }
 }
 

@@ -6,12 +6,12 @@
 use super::{NftError, Nftables};
 use crate::{
     ruleset::{
-        Chain, Elements, Ruleset, Set,
+        Elements, Ruleset, Set,
         bytecode::{self, Expr},
         contents::is_filled_once,
         set::RawElement,
     },
-    sys::nftnl,
+    sys::nftnl::{self, HeldRule},
 };
 use std::{thread, time::Duration};
 
@@ -20,11 +20,10 @@ type Judge = dyn Fn(&[RawElement], &[RawElement], &Set) -> bool;
 
 pub fn compare(kernel: &mut Nftables, intended: &Ruleset, judge: &Judge) -> Result<(), NftError> {
     compare_table(kernel, intended)?;
-    for chain in &intended.chains {
-        compare_chain(kernel, chain)?;
-    }
+    let rules = held_rules(kernel)?;
+    compare_chains(kernel, intended, &rules)?;
+    compare_facts(kernel, intended)?;
     for set in &intended.sets {
-        compare_facts(kernel, set)?;
         compare_elements(kernel, set, judge)?;
     }
     Ok(())
@@ -34,22 +33,15 @@ pub fn compare(kernel: &mut Nftables, intended: &Ruleset, judge: &Judge) -> Resu
 /// and names hold.
 pub fn compare_structure(kernel: &mut Nftables, intended: &Ruleset) -> Result<u32, NftError> {
     compare_table(kernel, intended)?;
-    let mut mark = None;
-    for chain in &intended.chains {
-        let rules = kernel.ask(&nftnl::dump_rules(chain.name), |message| {
-            Some(nftnl::parse_rule(message).unwrap_or_default())
-        })?;
-        mark = mark.or_else(|| rules.iter().find_map(|rule| mark_of(rule)));
-    }
-    let Some(mark) = mark else {
+    let rules = held_rules(kernel)?;
+    let mut exprs = rules.iter().filter_map(|rule| rule.exprs.as_deref());
+    let Some(mark) = exprs.find_map(mark_of) else {
         return Err(NftError::Different("the mark of flows".to_owned()));
     };
     let intended = intended.clone().with_mark(mark);
-    for chain in &intended.chains {
-        compare_chain(kernel, chain)?;
-    }
+    compare_chains(kernel, &intended, &rules)?;
+    compare_facts(kernel, &intended)?;
     for set in &intended.sets {
-        compare_facts(kernel, set)?;
         if let Elements::IcmpTypes(_) = set.elements {
             compare_elements(kernel, set, &is_intended)?;
         }
@@ -68,8 +60,7 @@ fn mark_of(rule: &[Expr]) -> Option<u32> {
 }
 
 fn compare_table(kernel: &mut Nftables, intended: &Ruleset) -> Result<(), NftError> {
-    let held = kernel.ask(&nftnl::get_table(), nftnl::parse_table)?;
-    let (used, flags) = held.first().copied().unwrap_or_default();
+    let (used, flags) = kernel.get(&nftnl::get_table(), nftnl::parse_table)?;
     let expected = u32::try_from(intended.chains.len() + intended.sets.len()).ok();
     same("the number of chains and sets", Some(used) == expected)?;
     same("the flag dormant", flags & DORMANT == 0)
@@ -78,34 +69,49 @@ fn compare_table(kernel: &mut Nftables, intended: &Ruleset) -> Result<(), NftErr
 /// `NFT_TABLE_F_DORMANT`: the table is there and decides nothing.
 const DORMANT: u32 = 1;
 
-fn compare_chain(kernel: &mut Nftables, chain: &Chain) -> Result<(), NftError> {
-    let facts = kernel.ask(&nftnl::get_chain(chain.name), nftnl::parse_chain)?;
-    same(
-        &format!("chain {}", chain.name),
-        facts == [nftnl::chain_facts(chain)],
-    )?;
-    let rules = kernel.ask(&nftnl::dump_rules(chain.name), |message| {
-        Some(nftnl::parse_rule(message))
-    })?;
-    same(
-        &format!("the number of rules in chain {}", chain.name),
-        rules.len() == chain.rules.len(),
-    )?;
-    for (held, rule) in rules.iter().zip(&chain.rules) {
-        let equal = held
-            .as_ref()
-            .is_some_and(|held| *held == bytecode::lower(rule));
-        same(&format!("rule `{rule}` of chain {}", chain.name), equal)?;
+/// All rules of the table, each chain's in order.
+fn held_rules(kernel: &mut Nftables) -> Result<Vec<HeldRule>, NftError> {
+    kernel.ask(&nftnl::dump_table_rules(), nftnl::parse_rule)
+}
+
+fn compare_chains(
+    kernel: &mut Nftables,
+    intended: &Ruleset,
+    rules: &[HeldRule],
+) -> Result<(), NftError> {
+    for chain in &intended.chains {
+        let facts = kernel.get(&nftnl::get_chain(chain.name), nftnl::parse_chain)?;
+        same(
+            &format!("chain {}", chain.name),
+            facts == nftnl::chain_facts(chain),
+        )?;
+        let held = || rules.iter().filter(|rule| rule.chain == chain.name);
+        same(
+            &format!("the number of rules in chain {}", chain.name),
+            held().count() == chain.rules.len(),
+        )?;
+        for (held, rule) in held().zip(&chain.rules) {
+            let equal = held.exprs.as_ref() == Some(&bytecode::lower(rule));
+            if !equal {
+                let what = format!("rule `{rule}` of chain {}", chain.name);
+                return Err(NftError::Different(what));
+            }
+        }
     }
     Ok(())
 }
 
-fn compare_facts(kernel: &mut Nftables, set: &Set) -> Result<(), NftError> {
-    let facts = kernel.ask(&nftnl::get_set(set.name), nftnl::parse_set)?;
-    same(
-        &format!("set {}", set.name),
-        facts == [nftnl::set_facts(set)],
-    )
+fn compare_facts(kernel: &mut Nftables, intended: &Ruleset) -> Result<(), NftError> {
+    let held = kernel.ask(&nftnl::dump_sets(), nftnl::parse_set)?;
+    for set in &intended.sets {
+        let found = held.iter().find(|(name, _)| name == set.name);
+        let facts = found.map(|(_, facts)| *facts);
+        same(
+            &format!("set {}", set.name),
+            facts == Some(nftnl::set_facts(set)),
+        )?;
+    }
+    Ok(())
 }
 
 fn compare_elements(kernel: &mut Nftables, set: &Set, judge: &Judge) -> Result<(), NftError> {

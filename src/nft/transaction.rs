@@ -7,7 +7,7 @@
 use crate::{
     policy,
     ruleset::{
-        Chain, Ruleset, Set, bytecode,
+        Chain, Rule, Ruleset, Set, bytecode,
         contents::{deny_set, names_set},
         set::RawElement,
     },
@@ -29,8 +29,8 @@ pub enum Subject {
     Set(&'static str),
     /// Elements of a set.
     Elements(&'static str),
-    /// A rule, as text.
-    Rule(&'static str, String),
+    /// A rule of a chain. Its text is made where it is wanted, which is in an error.
+    Rule(&'static str, Rule),
 }
 
 impl fmt::Display for Subject {
@@ -80,7 +80,7 @@ pub fn replace(to: &Ruleset) -> Change {
     for chain in &to.chains {
         switch.push(step(Subject::Chain(chain.name), nftnl::add_chain(chain)));
     }
-    switch.extend(add_rules(&to.chains));
+    switch.extend(add_rules(to.chains.iter()));
     Change {
         prepare: Vec::new(),
         switch,
@@ -88,14 +88,18 @@ pub fn replace(to: &Ruleset) -> Change {
 }
 
 /// The table as `to` says, where it is now as `from` says. A set that both have is the same in
-/// both.
+/// both. A chain that both have with the same rules is left as it is, its counters too: what a
+/// transaction costs is the expressions in it.
 #[must_use]
 pub fn transition(from: &Ruleset, to: &Ruleset) -> Change {
     let prepare = add_sets(to.sets.iter().filter(|set| !from.sets.contains(set)));
-    let mut switch = empty_chains(from);
+    let changed = |chain: &&Chain| !(from.chains.contains(chain) && to.chains.contains(chain));
+    let old: Vec<&Chain> = from.chains.iter().filter(changed).collect();
+    let new: Vec<&Chain> = to.chains.iter().filter(changed).collect();
+    let mut switch = empty_chains(&old);
     let obsolete = from.sets.iter().filter(|set| !to.sets.contains(set));
     switch.extend(obsolete.map(|set| step(Subject::Set(set.name), nftnl::delete_set(set.name))));
-    switch.extend(exchange_chains(from, to));
+    switch.extend(exchange_chains(&old, &new));
     Change { prepare, switch }
 }
 
@@ -105,7 +109,9 @@ pub fn transition(from: &Ruleset, to: &Ruleset) -> Change {
 /// others, of which there may be very many, those that differ.
 #[must_use]
 pub fn reload(from: &Ruleset, to: &Ruleset) -> Vec<Step> {
-    let mut steps = empty_chains(from);
+    let old: Vec<&Chain> = from.chains.iter().collect();
+    let new: Vec<&Chain> = to.chains.iter().collect();
+    let mut steps = empty_chains(&old);
     let same = |one: &Set, other: &Set| {
         one.name == other.name && one.key == other.key && one.is_timed() == other.is_timed()
     };
@@ -114,10 +120,10 @@ pub fn reload(from: &Ruleset, to: &Ruleset) -> Vec<Step> {
         .iter()
         .filter(|set| !to.sets.iter().any(|other| same(set, other)));
     steps.extend(obsolete.map(|set| step(Subject::Set(set.name), nftnl::delete_set(set.name))));
-    let mut new = Vec::new();
+    let mut made = Vec::new();
     for set in &to.sets {
         match from.sets.iter().find(|other| same(set, other)) {
-            None => new.push(set),
+            None => made.push(set),
             Some(_) if set.is_timed() => {
                 steps.push(step(
                     Subject::Elements(set.name),
@@ -142,8 +148,8 @@ pub fn reload(from: &Ruleset, to: &Ruleset) -> Vec<Step> {
             }
         }
     }
-    steps.extend(add_sets(new.into_iter()));
-    steps.extend(exchange_chains(from, to));
+    steps.extend(add_sets(made.into_iter()));
+    steps.extend(exchange_chains(&old, &new));
     steps
 }
 
@@ -197,23 +203,23 @@ pub fn update(changes: &[policy::Change]) -> Vec<Step> {
     steps
 }
 
-fn empty_chains(ruleset: &Ruleset) -> Vec<Step> {
-    let flush = |chain: &Chain| step(Subject::Chain(chain.name), nftnl::flush_chain(chain.name));
-    ruleset.chains.iter().map(flush).collect()
+fn empty_chains(chains: &[&Chain]) -> Vec<Step> {
+    let flush = |chain: &&Chain| step(Subject::Chain(chain.name), nftnl::flush_chain(chain.name));
+    chains.iter().map(flush).collect()
 }
 
-/// The chains of one for those of the other, with all rules of the other.
-fn exchange_chains(from: &Ruleset, to: &Ruleset) -> Vec<Step> {
-    let lacks = |ruleset: &Ruleset, chain: &Chain| {
-        let mut chains = ruleset.chains.iter();
+/// The chains of one table for those of another, with all rules of the other.
+fn exchange_chains(from: &[&Chain], to: &[&Chain]) -> Vec<Step> {
+    let lacks = |chains: &[&Chain], chain: &Chain| {
+        let mut chains = chains.iter();
         !chains.any(|other| other.name == chain.name)
     };
-    let new = to.chains.iter().filter(|chain| lacks(from, chain));
+    let new = to.iter().filter(|chain| lacks(from, chain));
     let mut steps: Vec<Step> = new
         .map(|chain| step(Subject::Chain(chain.name), nftnl::add_chain(chain)))
         .collect();
-    steps.extend(add_rules(&to.chains));
-    let obsolete = from.chains.iter().filter(|chain| lacks(to, chain));
+    steps.extend(add_rules(to.iter().copied()));
+    let obsolete = from.iter().filter(|chain| lacks(to, chain));
     steps.extend(
         obsolete.map(|chain| step(Subject::Chain(chain.name), nftnl::delete_chain(chain.name))),
     );
@@ -229,14 +235,12 @@ fn add_sets<'a>(sets: impl Iterator<Item = &'a Set>) -> Vec<Step> {
     steps
 }
 
-fn add_rules(chains: &[Chain]) -> Vec<Step> {
-    let rules = chains
-        .iter()
-        .flat_map(|chain| chain.rules.iter().map(move |rule| (chain.name, rule)));
+fn add_rules<'a>(chains: impl Iterator<Item = &'a Chain>) -> Vec<Step> {
+    let rules = chains.flat_map(|chain| chain.rules.iter().map(move |rule| (chain.name, rule)));
     rules
         .map(|(chain, rule)| {
             let message = nftnl::add_rule(chain, &bytecode::lower(rule));
-            step(Subject::Rule(chain, rule.to_string()), message)
+            step(Subject::Rule(chain, rule.clone()), message)
         })
         .collect()
 }

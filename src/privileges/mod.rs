@@ -288,7 +288,12 @@ fn read_set(which: CapSet) -> Result<CapsHashSet, PrivilegeError> {
 }
 
 fn set(which: CapSet, value: &CapsHashSet) -> Result<(), PrivilegeError> {
-    caps::set(None, which, value).map_err(|source| PrivilegeError::Capabilities {
+    let done = match which {
+        // One call for all, instead of one for each and one to learn whether there is another.
+        CapSet::Ambient if value.is_empty() => caps::clear(None, which),
+        _ => caps::set(None, which, value),
+    };
+    done.map_err(|source| PrivilegeError::Capabilities {
         set: set_name(which),
         source,
     })

@@ -48,49 +48,54 @@ impl Status {
     }
 
     fn parse(text: &str) -> Result<Self, StatusError> {
+        // Cut once: a start reads this four times, and looks for ten lines among sixty each time.
+        let lines = text.lines().filter_map(|line| line.split_once(':'));
+        let lines = &lines.collect::<Vec<_>>()[..];
         Ok(Self {
-            uid: ids(text, "Uid")?
+            uid: ids(lines, "Uid")?
                 .try_into()
                 .map_err(|_| StatusError::Malformed("Uid"))?,
-            gid: ids(text, "Gid")?
+            gid: ids(lines, "Gid")?
                 .try_into()
                 .map_err(|_| StatusError::Malformed("Gid"))?,
             groups: {
-                let mut groups = ids(text, "Groups")?;
+                let mut groups = ids(lines, "Groups")?;
                 groups.sort_unstable();
                 groups
             },
-            inheritable: mask(text, "CapInh")?,
-            permitted: mask(text, "CapPrm")?,
-            effective: mask(text, "CapEff")?,
-            bounding: mask(text, "CapBnd")?,
-            ambient: mask(text, "CapAmb")?,
-            no_new_privs: number(text, "NoNewPrivs")? == 1,
-            seccomp: number(text, "Seccomp")?,
+            inheritable: mask(lines, "CapInh")?,
+            permitted: mask(lines, "CapPrm")?,
+            effective: mask(lines, "CapEff")?,
+            bounding: mask(lines, "CapBnd")?,
+            ambient: mask(lines, "CapAmb")?,
+            no_new_privs: number(lines, "NoNewPrivs")? == 1,
+            seccomp: number(lines, "Seccomp")?,
         })
     }
 }
 
-fn value<'a>(text: &'a str, key: &'static str) -> Result<&'a str, StatusError> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
-        .map(str::trim)
+/// Names and values.
+type Lines<'a> = &'a [(&'a str, &'a str)];
+
+fn value<'a>(lines: Lines<'a>, key: &'static str) -> Result<&'a str, StatusError> {
+    let line = lines.iter().find(|(name, _)| *name == key);
+    line.map(|(_, value)| value.trim())
         .ok_or(StatusError::Malformed(key))
 }
 
-fn ids(text: &str, key: &'static str) -> Result<Vec<u32>, StatusError> {
-    let numbers = value(text, key)?.split_ascii_whitespace().map(str::parse);
+fn ids(lines: Lines, key: &'static str) -> Result<Vec<u32>, StatusError> {
+    let numbers = value(lines, key)?.split_ascii_whitespace().map(str::parse);
     numbers
         .collect::<Result<_, _>>()
         .map_err(|_| StatusError::Malformed(key))
 }
 
-fn mask(text: &str, key: &'static str) -> Result<u64, StatusError> {
-    u64::from_str_radix(value(text, key)?, 16).map_err(|_| StatusError::Malformed(key))
+fn mask(lines: Lines, key: &'static str) -> Result<u64, StatusError> {
+    u64::from_str_radix(value(lines, key)?, 16).map_err(|_| StatusError::Malformed(key))
 }
 
-fn number(text: &str, key: &'static str) -> Result<u32, StatusError> {
-    value(text, key)?
+fn number(lines: Lines, key: &'static str) -> Result<u32, StatusError> {
+    value(lines, key)?
         .parse()
         .map_err(|_| StatusError::Malformed(key))
 }

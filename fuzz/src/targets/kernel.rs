@@ -130,7 +130,9 @@ fn answers() -> Vec<(Vec<u8>, Parser)> {
         }));
         for rule in &chain.rules {
             let message = nftnl::add_rule(chain.name, &bytecode::lower(rule));
-            answers.push((message, |octets| nftnl::parse_rule(octets).is_some()));
+            answers.push((message, |octets| {
+                nftnl::parse_rule(octets).is_some_and(|held| held.exprs.is_some())
+            }));
         }
     }
     for set in &ruleset.sets {

@@ -21,12 +21,14 @@ fn agree(ruleset: &Ruleset) {
         for rule in &chain.rules {
             let exprs = bytecode::lower(rule);
             let read = nftnl::parse_rule(&aligned(&nftnl::add_rule(chain.name, &exprs)));
-            assert_eq!(read, Some(exprs), "{rule}");
+            let read = read.map(|held| (held.chain, held.exprs));
+            assert_eq!(read, Some((chain.name.to_owned(), Some(exprs))), "{rule}");
         }
     }
     for set in &ruleset.sets {
         let facts = nftnl::parse_set(&aligned(&nftnl::add_set(set, 1)));
-        assert_eq!(facts, Some(nftnl::set_facts(set)));
+        let intended = (set.name.to_owned(), nftnl::set_facts(set));
+        assert_eq!(facts, Some(intended));
         // What is sent says for how long, what is answered until when: the latter is read.
         let intended: Vec<_> = set
             .raw_elements()

@@ -13,7 +13,7 @@ mod parse;
 mod set;
 
 pub use parse::{
-    ChainFacts, Count, SetFacts, chain_facts, parse_chain, parse_counter, parse_elements,
+    ChainFacts, Count, HeldRule, SetFacts, chain_facts, parse_chain, parse_counter, parse_elements,
     parse_rule, parse_set, parse_table, set_facts,
 };
 
@@ -195,20 +195,22 @@ pub fn batch_end() -> Message {
     build(|buffer| unsafe { sys::nftnl_batch_end(buffer.cast(), 0) })
 }
 
-/// Asks for the table.
+/// Asks for the table: one answer.
 #[must_use]
 pub fn get_table() -> Message {
     let mut message = write(&table(), MsgType::Add);
     set_type(&mut message, libc::NFT_MSG_GETTABLE);
+    set_flags(&mut message, 0);
     message
 }
 
-/// Asks for a chain.
+/// Asks for a chain: one answer.
 #[must_use]
 pub fn get_chain(name: &str) -> Message {
     let table = table();
     let mut message = write(&nftnl::Chain::new(c_string(name), &table), MsgType::Del);
     set_type(&mut message, libc::NFT_MSG_GETCHAIN);
+    set_flags(&mut message, 0);
     message
 }
 
@@ -228,10 +230,35 @@ pub fn dump_rules(chain: &str) -> Message {
     message
 }
 
-/// Asks for the set.
+/// Asks for the rules of all chains.
 #[must_use]
-pub fn get_set(name: &str) -> Message {
-    OwnedSet::new(name).message(libc::NFT_MSG_GETSET, libc::NLM_F_ACK)
+pub fn dump_table_rules() -> Message {
+    let name = c_string(TABLE);
+    // SAFETY: the rule is live until it is freed, once, and copies the string; the buffer has room
+    // for any message.
+    unsafe {
+        let rule = or_abort(sys::nftnl_rule_alloc()).as_ptr();
+        sys::nftnl_rule_set_str(rule, sys::NFTNL_RULE_TABLE as u16, name.as_ptr());
+        let message = build(|buffer| {
+            let header = sys::nftnl_nlmsg_build_hdr(
+                buffer.cast(),
+                libc::NFT_MSG_GETRULE as u16,
+                INET,
+                libc::NLM_F_DUMP as u16,
+                0,
+            );
+            sys::nftnl_rule_nlmsg_build_payload(header, rule);
+            header
+        });
+        sys::nftnl_rule_free(rule);
+        message
+    }
+}
+
+/// Asks for the sets, without their elements.
+#[must_use]
+pub fn dump_sets() -> Message {
+    OwnedSet::of_table().message(libc::NFT_MSG_GETSET, libc::NLM_F_DUMP)
 }
 
 /// Asks for the elements of a set.

@@ -88,18 +88,31 @@ pub fn parse_chain(message: &[u8]) -> Option<ChainFacts> {
     }
 }
 
-/// The expressions of a rule, from an answer to [`dump_rules`]. Nothing where one of them is of a
-/// kind that this crate never sends.
+/// A rule in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldRule {
+    /// The chain that it is in.
+    pub chain: String,
+    /// Its expressions. Nothing where one of them is of a kind that this crate never sends, or
+    /// that libnftnl does not know.
+    pub exprs: Option<Vec<Expr>>,
+}
+
+/// A rule, from an answer to [`dump_table_rules`].
 #[must_use]
-pub fn parse_rule(message: &[u8]) -> Option<Vec<Expr>> {
+pub fn parse_rule(message: &[u8]) -> Option<HeldRule> {
     let header = header(message)?;
     // SAFETY: allocation; null is checked.
     let raw = NonNull::new(unsafe { sys::nftnl_rule_alloc() })?;
     // SAFETY: `header` is a whole message; `raw` is a live rule that is freed once, here; the
-    // iterator and what it yields are used while the rule lives.
+    // chain's name is a string of it, copied before; the iterator and what it yields are used while
+    // the rule lives.
     unsafe {
-        let mut exprs = (sys::nftnl_rule_nlmsg_parse(header, raw.as_ptr()) == 0).then(Vec::new);
-        let iter = sys::nftnl_expr_iter_create(raw.as_ptr());
+        let rule = raw.as_ptr();
+        let parsed = sys::nftnl_rule_nlmsg_parse(header, rule) == 0;
+        let chain = text(sys::nftnl_rule_get_str(rule, sys::NFTNL_RULE_CHAIN as u16));
+        let mut exprs = parsed.then(Vec::new);
+        let iter = sys::nftnl_expr_iter_create(rule);
         if iter.is_null() {
             exprs = None;
         } else {
@@ -111,8 +124,8 @@ pub fn parse_rule(message: &[u8]) -> Option<Vec<Expr>> {
             }
             sys::nftnl_expr_iter_destroy(iter);
         }
-        sys::nftnl_rule_free(raw.as_ptr());
-        exprs
+        sys::nftnl_rule_free(rule);
+        Some(HeldRule { chain, exprs })
     }
 }
 
@@ -161,19 +174,20 @@ pub fn parse_counter(message: &[u8]) -> Option<Option<Count>> {
 /// The flags, the type of the key and its length in octets.
 pub type SetFacts = (u32, u32, u32);
 
-/// The facts of a set, from an answer to [`get_set`].
+/// The name of a set and its facts, from an answer to [`dump_sets`].
 #[must_use]
-pub fn parse_set(message: &[u8]) -> Option<SetFacts> {
+pub fn parse_set(message: &[u8]) -> Option<(String, SetFacts)> {
     let header = header(message)?;
     let raw = OwnedSet::empty();
     // SAFETY: `header` is a whole message, and the set is live.
     let parsed = unsafe { sys::nftnl_set_nlmsg_parse(header, raw.0.as_ptr()) } == 0;
     parsed.then(|| {
-        (
+        let facts = (
             raw.get_u32(sys::NFTNL_SET_FLAGS),
             raw.get_u32(sys::NFTNL_SET_KEY_TYPE),
             raw.get_u32(sys::NFTNL_SET_KEY_LEN),
-        )
+        );
+        (raw.name(), facts)
     })
 }
 

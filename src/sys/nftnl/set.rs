@@ -3,7 +3,7 @@
 // libnftnl takes attributes as 16 bits and declares them as 32, the kernel's numbers likewise.
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
-use super::{INET, Message, build, c_string, octets, or_abort};
+use super::{INET, Message, build, c_string, octets, or_abort, text};
 use crate::ruleset::{
     TABLE,
     set::{KeyBytes, RawElement},
@@ -21,14 +21,34 @@ impl OwnedSet {
     }
 
     pub(super) fn new(name: &str) -> Self {
+        let set = Self::of_table();
+        set.set_str(sys::NFTNL_SET_NAME, name);
+        set
+    }
+
+    /// Any set of the table.
+    pub(super) fn of_table() -> Self {
         let set = Self::empty();
-        for (attribute, value) in [(sys::NFTNL_SET_TABLE, TABLE), (sys::NFTNL_SET_NAME, name)] {
-            let value = c_string(value);
-            // SAFETY: the set is live and copies the string.
-            unsafe { sys::nftnl_set_set_str(set.0.as_ptr(), attribute as u16, value.as_ptr()) };
-        }
+        set.set_str(sys::NFTNL_SET_TABLE, TABLE);
         set.set_u32(sys::NFTNL_SET_FAMILY, u32::from(INET));
         set
+    }
+
+    fn set_str(&self, attribute: u32, value: &str) {
+        let value = c_string(value);
+        // SAFETY: the set is live and copies the string.
+        unsafe { sys::nftnl_set_set_str(self.0.as_ptr(), attribute as u16, value.as_ptr()) };
+    }
+
+    /// Its name; empty where it has none.
+    pub(super) fn name(&self) -> String {
+        // SAFETY: the set is live; what comes back is null or a string of it.
+        unsafe {
+            text(sys::nftnl_set_get_str(
+                self.0.as_ptr(),
+                sys::NFTNL_SET_NAME as u16,
+            ))
+        }
     }
 
     pub(super) fn set_u32(&self, attribute: u32, value: u32) {
