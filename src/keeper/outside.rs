@@ -42,7 +42,11 @@ impl Outside for Supervised {
 
 /// The signals of a keeper without a command: SIGHUP reloads, SIGTERM and SIGINT end it, and the
 /// rules stay.
-pub struct Signals(AsyncFd<SignalFd>);
+pub struct Signals {
+    signals: AsyncFd<SignalFd>,
+    /// A wish that nobody was told of yet.
+    reload: bool,
+}
 
 impl Signals {
     /// Blocks them and reads them from now on. Within a tokio runtime.
@@ -52,17 +56,26 @@ impl Signals {
             .collect();
         process::change_signal_mask(SigmaskHow::SIG_BLOCK, &set)?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Self(process::watch(SignalFd::with_flags(&set, flags)?)?))
+        Ok(Self {
+            signals: process::watch(SignalFd::with_flags(&set, flags)?)?,
+            reload: false,
+        })
     }
 }
 
 impl Outside for Signals {
     async fn wish(&mut self) -> io::Result<Wish> {
         loop {
-            let mut ready = self.0.readable().await?;
+            if std::mem::take(&mut self.reload) {
+                return Ok(Wish::Reload);
+            }
+            let mut ready = self.signals.readable().await?;
             if let Some(signal) = ready.get_inner().read_signal()? {
                 if signal.ssi_signo == libc::SIGHUP.cast_unsigned() {
-                    return Ok(Wish::Reload);
+                    self.reload = true;
+                    // Whatever else is in the loop has its turn, however many of them come.
+                    tokio::task::yield_now().await;
+                    continue;
                 }
                 info!("the rules stay; without a keeper no name resolves and no address is new");
                 return Ok(Wish::End(0));

@@ -206,6 +206,9 @@ impl Supervised {
                 Phase::Running => {
                     let signal = self.signal().await?;
                     self.received(&signal);
+                    // As after children: whoever sends them may send them without end, and
+                    // whoever shares the session may send SIGCONT.
+                    tokio::task::yield_now().await;
                 }
                 Phase::Ending(ending) => {
                     let wake = ending.deadline.min(ending.look);
@@ -213,6 +216,7 @@ impl Supervised {
                         signal = self.signal() => {
                             let signal = signal?;
                             self.received(&signal);
+                            tokio::task::yield_now().await;
                         }
                         () = sleep_until(wake) => self.look_at_remains(ending)?,
                     }

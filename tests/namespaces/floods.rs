@@ -1,21 +1,36 @@
 //! A command that asks as fast as it can, of names that are listed and of others: everything else
 //! has its turn, and nothing grows without end.
 
-use std::{fs, thread::sleep, time::Duration};
+use std::{
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+    thread::{self, sleep},
+    time::{Duration, Instant},
+};
+
+use hickory_resolver::proto::rr::RecordType;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::{
     cases,
     support::{
         dns::ZoneSpec,
         harness::needs_second_uid,
-        live::{SHORT, end, eventually, is_open, resident, status, supervised_above},
+        live::{
+            LONG, SHORT, ask, end, eventually, is_open, resident, sidecar, status, supervised,
+            supervised_above,
+        },
         probe::Step,
-        world::{ALLOWLIST, DNS, PROBE, Run, World, allowlist, rejects},
+        world::{ALLOWLIST, DNS, PROBE, Run, Started, World, allowlist, rejects},
     },
 };
 
 cases!(floods:
     nothing_starves_in_a_flood,
+    nothing_starves_in_a_storm_of_signals,
     nobody_waits_for_a_log_that_is_not_read,
 );
 
@@ -90,6 +105,46 @@ fn nothing_starves_in_a_flood() {
         sleep(Duration::from_millis(100));
     }
     started.finish().exits(0);
+}
+
+/// Each signal was looked at before anything else, so that nothing else was looked at while they
+/// came as fast as they are read.
+fn nothing_starves_in_a_storm_of_signals() {
+    needs_second_uid();
+    let world = World::with_zone(zone(10));
+    allowlist("api.example.org\n");
+    let keepers: [&dyn Fn() -> Started; 2] = [&|| supervised(&world, &SHORT), &|| sidecar(&SHORT)];
+    for keeper in keepers {
+        let started = keeper();
+        let id = Pid::from_raw(i32::try_from(started.id()).unwrap());
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        let _ = kill(id, Signal::SIGHUP);
+                    }
+                });
+            }
+            for last in [11, 10] {
+                let answer = ask(DNS[0], "api.example.org", RecordType::A);
+                // Before any check, so that the storm ends.
+                let answered = answer.is_some();
+                world.outside.change(zone(last));
+                let since = Instant::now();
+                let at = [198, 51, 100, last].into();
+                while !is_open(at) && since.elapsed() < LONG {
+                    sleep(Duration::from_millis(20));
+                }
+                let refreshed = is_open(at);
+                if last == 10 || !(answered && refreshed) {
+                    is_over.store(true, Ordering::Relaxed);
+                }
+                assert!(answered && refreshed, "{answered} {refreshed}");
+            }
+        });
+        end(started);
+    }
 }
 
 /// The command fills the pipe that both write to; a line of the log was waited for, and with it
