@@ -50,7 +50,7 @@ pub async fn plan(
                 .as_ref()
                 .map(UserSpec::look_up)
                 .transpose()?;
-            let gid = Keeper::free_group(user.as_ref());
+            let gid = Keeper::free_group(user.as_ref())?;
             let terms = start::terms(&config, &upstreams, &nameservers, gid);
             terms.table(&start::ledger(&terms, &list, &answers))
         }

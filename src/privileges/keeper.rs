@@ -14,13 +14,13 @@
 //! files, not even its own uid (ptrace(2), "access mode checking").
 
 use super::{
-    PrivilegeError, Privileges, Status, check_permitted, expect, expect_sets, list,
+    PrivilegeError, Privileges, Status, StatusError, check_permitted, expect, expect_sets, list,
     reduce_bounding_to, set,
 };
 use crate::accounts::Identity;
 use crate::sys::process;
 use caps::{CapSet, Capability, CapsHashSet};
-use std::fs;
+use std::{fs, io};
 
 /// Real and saved uid of the process above the command, the first that the user namespace maps.
 ///
@@ -56,7 +56,7 @@ impl Keeper {
         capabilities: &[Capability],
         gid: Option<u32>,
     ) -> Result<Self, PrivilegeError> {
-        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let map = id_map("/proc/self/uid_map")?;
         Ok(Self::from(
             command,
             capabilities,
@@ -107,19 +107,18 @@ impl Keeper {
     }
 
     /// A group that the command does not have, where the user namespace has one.
-    #[must_use]
-    pub fn free_group(command: Option<&Identity>) -> Option<u32> {
-        let map = fs::read_to_string("/proc/self/gid_map").unwrap_or_default();
+    pub fn free_group(command: Option<&Identity>) -> Result<Option<u32>, PrivilegeError> {
+        let map = id_map("/proc/self/gid_map")?;
         let has = |gid: u32| {
             command.is_some_and(|command| command.gid == gid || command.groups.contains(&gid))
         };
-        GIDS.into_iter().find(|&gid| maps(&map, gid) && !has(gid))
+        Ok(GIDS.into_iter().find(|&gid| maps(&map, gid) && !has(gid)))
     }
 
     /// The same, where this process can take it.
     pub fn own_group(command: Option<&Identity>) -> Result<Option<u32>, PrivilegeError> {
         let may = Status::read()?.permitted & Capability::CAP_SETGID.bitmask() != 0;
-        Ok(Self::free_group(command).filter(|_| may))
+        Ok(Self::free_group(command)?.filter(|_| may))
     }
 
     /// Takes the group at once, for sockets that are opened before [`Self::step_down`].
@@ -228,6 +227,15 @@ impl Keeper {
             status.no_new_privs.to_string(),
             true.to_string(),
         )
+    }
+}
+
+/// A map of user namespaces; none in a kernel that has none. Without it the process would share ids
+/// with the command that it could have for itself, so that one which cannot be read is an error.
+fn id_map(path: &'static str) -> Result<String, PrivilegeError> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => Ok(read.map_err(|error| StatusError::IdMap(path, error))?),
     }
 }
 

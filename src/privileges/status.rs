@@ -36,6 +36,9 @@ pub enum StatusError {
     /// The file cannot be read.
     #[error("cannot read {FILE}")]
     Unreadable(#[source] io::Error),
+    /// A map of ids of the user namespace cannot be read.
+    #[error("cannot read {0}")]
+    IdMap(&'static str, #[source] io::Error),
     /// A line is missing or not as documented.
     #[error("{FILE} has no valid line `{0}`")]
     Malformed(&'static str),

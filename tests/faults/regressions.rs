@@ -39,7 +39,7 @@ const fn found(
     }
 }
 
-const FOUND: [Found; 17] = [
+const FOUND: [Found; 18] = [
     // The kernel had opened DNS already, and the start took it for closed.
     found(
         "a_lost_acknowledgement_does_not_leave_dns_open",
@@ -186,6 +186,20 @@ const FOUND: [Found; 17] = [
         libc::EMFILE,
         Verdict::Untouched,
         |calls| position(calls, 0, |call| call.point.call == "epoll_create1"),
+    ),
+    // Then it had no group of its own, the table was not one of its own making, and it locked.
+    found(
+        "a_map_of_ids_that_cannot_be_read_is_not_an_empty_one",
+        Scenario::TakeOver,
+        libc::ENOMEM,
+        Verdict::Policy,
+        |calls| {
+            let opens = |call: &Call| call.point.call == "openat";
+            let is_map = |call: &Call| about(call, "/proc/self/gid_map");
+            // The first one is for the sentinel.
+            let first = position(calls, 0, |call| opens(call) && is_map(call))?;
+            position(calls, first + 1, |call| opens(call) && is_map(call))
+        },
     ),
     // It locked what the containers beside it were using, and left the sentinel that said otherwise.
     found(
