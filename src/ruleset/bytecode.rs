@@ -262,33 +262,14 @@ impl Lowering {
             Term::SocketGid(gid) => self.meta_is(Meta::SkGid, &gid.to_ne_bytes()),
             Term::Established => self.state(CT_ESTABLISHED | CT_RELATED),
             Term::Answered => self.state(CT_ESTABLISHED),
-            Term::Redirect(port) => {
-                self.immediate(&port.to_be_bytes());
-                self.exprs.push(Expr::Redirect {
-                    register: REG_1,
-                    flags: NF_NAT_RANGE_PROTO_SPECIFIED,
-                });
-            }
+            Term::Redirect(port) => self.redirect(port),
             Term::Direction(direction) => {
                 self.ct(Ct::Direction, None);
                 self.compare(Comparison::Eq, &[u8::from(direction == Direction::Reply)]);
             }
-            Term::Mark(mark) => {
-                self.ct(Ct::Mark, None);
-                self.compare(Comparison::Eq, &mark.to_ne_bytes());
-            }
-            Term::Marked => {
-                self.ct(Ct::Mark, None);
-                self.compare(Comparison::Neq, &0_u32.to_ne_bytes());
-            }
-            Term::MarkOfKind(kind) => {
-                self.ct(Ct::Mark, None);
-                self.exprs.push(Expr::Mask {
-                    register: REG_1,
-                    mask: KINDS.to_ne_bytes().to_vec(),
-                });
-                self.compare(Comparison::Eq, &kind.to_ne_bytes());
-            }
+            Term::Mark(mark) => self.mark(u32::MAX, Comparison::Eq, mark),
+            Term::Marked => self.mark(u32::MAX, Comparison::Neq, 0),
+            Term::MarkOfKind(kind) => self.mark(KINDS, Comparison::Eq, kind),
             Term::ServiceIn {
                 family,
                 address,
@@ -335,6 +316,26 @@ impl Lowering {
             Term::Goto(chain) => self.verdict(NFT_GOTO, Some(chain)),
             Term::Reject(reject) => self.reject(reject),
         }
+    }
+
+    fn redirect(&mut self, port: u16) {
+        self.immediate(&port.to_be_bytes());
+        self.exprs.push(Expr::Redirect {
+            register: REG_1,
+            flags: NF_NAT_RANGE_PROTO_SPECIFIED,
+        });
+    }
+
+    /// These bits of the flow's mark.
+    fn mark(&mut self, bits: u32, comparison: Comparison, value: u32) {
+        self.ct(Ct::Mark, None);
+        if bits != u32::MAX {
+            self.exprs.push(Expr::Mask {
+                register: REG_1,
+                mask: bits.to_ne_bytes().to_vec(),
+            });
+        }
+        self.compare(comparison, &value.to_ne_bytes());
     }
 
     fn set_mark(&mut self, mark: u32) {

@@ -114,7 +114,7 @@ const CASES: [Case; 7] = [
 ];
 
 /// Without words the short form: what `cargo test` and CI run. `--long` is the long form,
-/// `--proxy` adds to the short form the configurations under `--supervise` and after `apply`, `--plants` all plants, `--plant=NAME` one; `--page=FILE` writes the tables into a page. Other
+/// `--proxy` adds the configurations under `--supervise` and after `apply`, `--plants` all plants, `--plant=NAME` one; `--page=FILE` writes the tables into a page. Other
 /// words pick attempts by a part of their names.
 fn suite(words: &[String]) -> ExitCode {
     let flag = |name: &str| words.iter().any(|word| word == name);
@@ -157,9 +157,8 @@ fn attempts_and_races(options: &Options, page: Option<&str>) -> bool {
         ],
         _ => vec!["attempts", "proxied attempts", "applied attempts"],
     };
-    if !options.is_long {
-        names.retain(|name| options.is_proxied || !name.starts_with("proxied"));
-        names.retain(|name| options.is_proxied || !name.starts_with("applied"));
+    if !options.is_proxied {
+        names.retain(|name| !name.starts_with("proxied") && !name.starts_with("applied"));
     }
     // Each has a world of its own, and waits more than it works.
     let report = thread::scope(|scope| {
