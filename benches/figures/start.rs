@@ -24,7 +24,7 @@ const FLOOR: &str = "/etc/world/floor";
 const SCRIPT: &str = "/etc/world/script.sh";
 /// How long the script may take, in seconds: a run of all this is to end within a quarter of an
 /// hour.
-const PATIENCE: &str = "100";
+const PATIENCE: &str = "60";
 
 /// One of those that are compared.
 #[derive(Clone, Copy, PartialEq, Eq)]

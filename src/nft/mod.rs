@@ -487,6 +487,30 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_that_stays_is_not_in_a_change() {
+        use crate::{policy::Nameservers, ruleset::SocketOwner};
+        let servers = Nameservers::default();
+        let open = crate::ruleset::locked(Some((&servers, &[SocketOwner::user(0)])));
+        let change = transaction::transition(&crate::ruleset::locked(None), &open);
+        let steps_about = |chain| {
+            let about = |step: &&transaction::Step| match &step.subject {
+                transaction::Subject::Chain(name) | transaction::Subject::Rule(name, _) => {
+                    *name == chain
+                }
+                _ => false,
+            };
+            change.switch.iter().filter(about).count()
+        };
+        assert_eq!(["refuse", "forward"].map(steps_about), [0, 0]);
+        let rules = |index: usize| open.chains[index].rules.len();
+        // All of the others, after one step that empties the chain.
+        assert_eq!(
+            ["output", "input"].map(steps_about),
+            [1 + rules(1), 1 + rules(2)]
+        );
+    }
+
+    #[test]
     fn the_first_error_belongs_to_the_whole_batch() {
         let steps = [transaction::Step {
             subject: transaction::Subject::Table,
