@@ -159,7 +159,7 @@ pub struct ProxyArgs {
     /// How much longer than its TTL an address may be reached [env: EGRESS_INIT_DNS_GRACE] [default: 60s]
     #[arg(long, value_name = "DURATION")]
     pub dns_grace: Option<String>,
-    /// Queries a second that go out for names which only a wildcard allows [env: EGRESS_INIT_DNS_WILDCARD_RATE] [default: 20]
+    /// Queries a second that go out for names which only a wildcard allows, or for rare types [env: EGRESS_INIT_DNS_WILDCARD_RATE] [default: 20]
     #[arg(long, value_name = "NUMBER")]
     pub dns_wildcard_rate: Option<String>,
     /// Octets that may stand in place of a wildcard's * [env: EGRESS_INIT_DNS_WILDCARD_LENGTH] [default: 100]

@@ -1320,6 +1320,33 @@ fn a_wildcard_is_a_narrow_tunnel() {
 }
 
 #[test]
+fn types_are_a_narrow_tunnel_too() {
+    let mut zone = zone();
+    for kind in 300..310 {
+        zone = zone.record(NAME, RecordType::Unknown(kind), b"\x01");
+    }
+    Setup::new(zone, List::exact(&[NAME]))
+        .limits(|limits| {
+            limits.wildcard_rate = 1;
+            limits.wildcard_burst = 3;
+        })
+        .run(async |stage| {
+            for kind in 300..310 {
+                let response = stage.ask(NAME, RecordType::Unknown(kind)).await;
+                let refused = response.response_code == ResponseCode::Refused;
+                assert_eq!(refused, kind >= 303, "{kind}");
+            }
+            assert_eq!(stage.asked().len(), 3);
+            assert_eq!(stage.proxy.counters().limited, 7);
+            // What a program asks for to connect costs nothing.
+            for kind in [RecordType::A, RecordType::AAAA, RecordType::HTTPS] {
+                let response = stage.ask(NAME, kind).await;
+                assert_eq!(response.response_code, ResponseCode::NoError, "{kind}");
+            }
+        });
+}
+
+#[test]
 fn lookups_and_those_who_wait_are_bounded() {
     let zone = zone().everything(Behaviour::Drop);
     let mut list = List::exact(&[NAME, "second.example"]);

@@ -84,7 +84,7 @@ impl Server {
         let started = match self {
             Self::EgressInit => Run::new(BINARY)
                 .args(user_options())
-                .args(["--supervise", "--dns-wildcard-rate", "1000000"])
+                .args(["--supervise", "--dns-wildcard-rate", "100000"])
                 .command(&["/bin/sleep", "600"])
                 .start(),
             Self::Dnsmasq | Self::FencedDnsmasq => {

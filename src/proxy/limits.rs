@@ -28,8 +28,9 @@ pub struct Limits {
     /// For how long after its end an answer may still be given out where the nameservers give none
     /// (RFC 8767): 1 h.
     pub stale: Duration,
-    /// Lookups a second for names that only a wildcard allows: 20. Whoever runs the zone learns the
-    /// names asked for; answers from the cache are not counted.
+    /// Lookups a second for names that only a wildcard allows, or for types that programs seldom
+    /// ask for: 20. Whoever runs the zone learns what is asked for, and it can be chosen to say
+    /// something; answers from the cache are not counted.
     pub wildcard_rate: u32,
     /// As many of them may come at once after a pause: 100.
     pub wildcard_burst: u32,
@@ -71,7 +72,7 @@ pub struct Counters {
     pub stale: u64,
     /// Refused: the list does not have the name, or nobody may ask for the type.
     pub blocked: u64,
-    /// Refused: above the rate or length of a wildcard.
+    /// Refused: above the rate of what can be chosen, or the length of a wildcard.
     pub limited: u64,
     /// The nameservers gave no answer, or the kernel did not take the addresses.
     pub failed: u64,

@@ -78,7 +78,8 @@ impl<G: Gate> Proxy<'_, G> {
             Room::First => {
                 let (rate, burst) = (limits.wildcard_rate, limits.wildcard_burst);
                 let mut bucket = self.bucket.borrow_mut();
-                if wildcard.is_some() && !bucket.take(rate, burst, now) {
+                let is_chosen = wildcard.is_some() || !is_usual(key.1);
+                if is_chosen && !bucket.take(rate, burst, now) {
                     return refuse(&waiter, &self.limited());
                 }
                 self.count(|c| c.lookups += 1);
@@ -220,6 +221,15 @@ impl<G: Gate> Proxy<'_, G> {
             }
         }
     }
+}
+
+/// What any program asks for that connects. A command could choose among all other types so that
+/// they say something to whoever sees the queries (I7).
+fn is_usual(kind: RecordType) -> bool {
+    matches!(
+        kind,
+        RecordType::A | RecordType::AAAA | RecordType::HTTPS | RecordType::SVCB
+    )
 }
 
 fn extended(reason: &Unresolved) -> Extended {

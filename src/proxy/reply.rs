@@ -35,7 +35,10 @@ impl Extended {
     fn option(self) -> EdnsOption {
         let (code, text): (u16, &str) = match self {
             Self::Other => (0, "egress-init: not now"),
-            Self::Limited => (0, "egress-init: beyond the limits of a wildcard"),
+            Self::Limited => (
+                0,
+                "egress-init: beyond --dns-wildcard-rate or --dns-wildcard-length",
+            ),
             Self::Stale => (3, "egress-init: no newer answer"),
             Self::Blocked => (15, "egress-init: not in the allowlist"),
             Self::Filtered => (17, "egress-init: no address may come from DNS"),

@@ -218,6 +218,7 @@ impl World {
     /// Runs `attempts` and returns what arrived outside meanwhile.
     pub fn arrived<T>(&self, attempts: impl FnOnce() -> T) -> (T, Vec<Frame>) {
         // The last acknowledgements of earlier connections are not of this.
+        wait_until_closed();
         sleep(Duration::from_millis(20));
         let before = self.frames().len();
         let result = attempts();
@@ -228,6 +229,25 @@ impl World {
     /// What the configured DNS servers were asked.
     pub fn queries(&self) -> Vec<Query> {
         self.outside.queries().0
+    }
+}
+
+/// Until no connection of the inside is half closed: the other side may be slow to close its half,
+/// which is acknowledged then. Not for ever, since some cases hold one.
+fn wait_until_closed() {
+    // FIN_WAIT1, FIN_WAIT2, LAST_ACK and CLOSING (include/net/tcp_states.h), in proc_net_tcp(5).
+    let is_half = |line: &str| {
+        let state = line.split_whitespace().nth(3);
+        matches!(state, Some("04" | "05" | "09" | "0B"))
+    };
+    let end = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < end {
+        let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table));
+        let mut lines = tables.iter().flatten().flat_map(|table| table.lines());
+        if !lines.any(is_half) {
+            return;
+        }
+        sleep(Duration::from_millis(5));
     }
 }
 
