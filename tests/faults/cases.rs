@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use nix::libc;
+
 use crate::{
     calls,
     judge::{self, Case},
@@ -45,6 +47,10 @@ fn of(recording: &Recording, full: bool) -> Vec<Case> {
         };
         let mut faults = possible(&call.point.call, length)
             .unwrap_or_else(|| panic!("calls.rs does not know {}", call.point));
+        if call.point.call == "close" && is_below_proc(call) {
+            // Nothing is written back there.
+            faults.retain(|fault| *fault != Fault::Error(libc::EIO));
+        }
         if recording.scenario == Scenario::Supervise && call.point.thread > 0 {
             faults.push(Fault::KillAbove);
         }
@@ -112,6 +118,11 @@ fn is_of_the_kernel(call: &Call) -> bool {
     call.subject
         .as_deref()
         .is_some_and(|about| about.starts_with("anon_inode:"))
+}
+
+fn is_below_proc(call: &Call) -> bool {
+    let about = call.subject.as_deref();
+    about.is_some_and(|about| about.starts_with("/proc/"))
 }
 
 /// How much of a scenario is tried.
