@@ -140,14 +140,16 @@ enum Depth {
 impl Depth {
     fn of(scenario: Scenario, full: bool) -> Self {
         match scenario {
-            Scenario::Start if full => Self::Everything,
+            Scenario::Supervise | Scenario::Watch | Scenario::TakeOver | Scenario::Reload
+                if full =>
+            {
+                Self::EachCall
+            }
+            _ if full => Self::Everything,
             Scenario::Start => Self::Sample(1),
-            Scenario::Rerun | Scenario::Apply | Scenario::Root if full => Self::Everything,
-            Scenario::Refresh | Scenario::Query if full => Self::Everything,
             Scenario::Rerun | Scenario::Apply | Scenario::Root => Self::Sample(3),
-            _ if full => Self::EachCall,
             Scenario::Supervise | Scenario::Watch | Scenario::TakeOver => Self::Sample(8),
-            _ => Self::Sample(4),
+            Scenario::Refresh | Scenario::Reload | Scenario::Query => Self::Sample(4),
         }
     }
 }

@@ -173,7 +173,7 @@ const FOUND: [Found; 19] = [
         libc::ENOPROTOOPT,
         Verdict::Locked,
         |calls| {
-            let option = [libc::SOL_IP, libc::IP_FREEBIND].map(|number| number.unsigned_abs());
+            let option = [libc::SOL_IP, libc::IP_FREEBIND].map(i32::unsigned_abs);
             position(calls, 0, |call| {
                 call.point.call == "setsockopt" && call.arguments[1..3] == option.map(u64::from)
             })

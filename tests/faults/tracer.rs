@@ -459,7 +459,7 @@ impl<'a> Tracer<'a> {
     }
 }
 
-/// The process of a thread: proc_pid_status(5).
+/// The process of a thread: `proc_pid_status(5)`.
 fn process_of(thread: Pid) -> Pid {
     let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
     let mut lines = status.lines();
