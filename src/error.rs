@@ -111,14 +111,14 @@ pub(crate) fn resources(error: &io::Error) -> String {
 }
 
 /// The usual reasons why port 53 is not to be had.
-fn listen_remedy(error: &io::Error) -> Option<String> {
+fn listen_remedy(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => Some(
+        io::ErrorKind::AddrInUse => {
             "end the DNS server that listens on loopback or on every address of this network namespace, or choose --dns pinned"
-                .to_owned(),
-        ),
-        io::ErrorKind::PermissionDenied => Some("run with --cap-add=NET_BIND_SERVICE".to_owned()),
-        _ => Some(resources(error)),
+                .to_owned()
+        }
+        io::ErrorKind::PermissionDenied => "run with --cap-add=NET_BIND_SERVICE".to_owned(),
+        _ => resources(error),
     }
 }
 
@@ -274,7 +274,7 @@ impl Error {
             Self::SharesForwarder(_) => Some(
                 "run the command as another user with --user, or name servers elsewhere with --dns-upstream".to_owned(),
             ),
-            Self::Listen(error) => listen_remedy(error),
+            Self::Listen(error) => Some(listen_remedy(error)),
             Self::RootWithOpenDns => Some(
                 "run the command as another user with --user, name the servers with --dns-upstream, or choose --dns pinned".to_owned(),
             ),

@@ -44,12 +44,15 @@ const ENVIRONMENT: Environment<'static> = &|name| std::env::var_os(name);
 /// The entrypoint: returns where it failed, or with the exit code of a command that it supervised.
 pub fn run(args: &StartArgs, command: &[OsString]) -> Result<Outcome, Error> {
     let began = Instant::now();
-    if config::is_supervised(&args.supervise, ENVIRONMENT) {
-        signals::block_supervised().map_err(|error| Error::Process("block signals", error))?;
-    }
+    let blocked = if config::is_supervised(&args.supervise, ENVIRONMENT) {
+        signals::block_supervised()
+    } else {
+        Ok(())
+    };
     start_logging(&args.log)?;
     warn_of_unknown_variables();
-    run::run(args, ENVIRONMENT, command, began)
+    let blocked = blocked.map_err(|error| Error::Process("block signals", error));
+    run::run(args, ENVIRONMENT, command, blocked, began)
 }
 
 /// `apply`.

@@ -25,15 +25,18 @@ use std::{ffi::OsString, os::fd::AsFd, path::Path, time::Instant};
 use tracing::warn;
 
 /// Runs the start and becomes the command, or supervises it. As the command it returns only where
-/// something failed.
+/// something failed. Signals are `blocked` before anything else; where that failed, an old sentinel
+/// still goes (I3).
 pub fn run(
     args: &StartArgs,
     environment: Environment<'_>,
     words: &[OsString],
+    blocked: Result<(), Error>,
     began: Instant,
 ) -> Result<Outcome, Error> {
     let path = config::sentinel(args.run.sentinel.as_deref(), environment);
     start::begin(&path, false);
+    blocked?;
     let started = block_on(async {
         let mut enforced = start::enforce(args, environment, Job::Run, &path, |config| {
             prepare(config, environment, words, &path)

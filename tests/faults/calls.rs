@@ -154,6 +154,8 @@ pub fn lasting(name: &str) -> Vec<Fault> {
         EPERM, ENOMEM, ENOBUFS, EMFILE, ENOSYS, EROFS, ENOSPC, EIO, EACCES,
     ];
     let known = KNOWN.iter().find(|known| known.0 == name);
+    // No error of close(2) is every file's.
+    let known = known.filter(|_| name != "close");
     let errors = known.map_or(&[][..], |known| known.2).iter();
     errors
         .filter(|errno| LASTING.contains(errno))
@@ -179,7 +181,7 @@ pub fn subject(name: &str, arguments: &[u64; 6], process: &Process) -> Option<St
             path(arguments[1])?
         )),
         "connect" => is_port_53(&memory(arguments[1], 4)).then(|| "a nameserver".to_owned()),
-        "read" | "write" => process.descriptor(arguments[0]),
+        "close" | "read" | "write" => process.descriptor(arguments[0]),
         "sendto" => {
             let length = usize::try_from(arguments[2]).ok()?;
             nftables(&memory(arguments[1], length.min(1 << 16))).map(str::to_owned)

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use nix::libc;
+
 use crate::{
     calls,
     judge::{self, Case},
@@ -45,6 +47,10 @@ fn of(recording: &Recording, full: bool) -> Vec<Case> {
         };
         let mut faults = possible(&call.point.call, length)
             .unwrap_or_else(|| panic!("calls.rs does not know {}", call.point));
+        if call.point.call == "close" && is_below_proc(call) {
+            // Nothing is written back there.
+            faults.retain(|fault| *fault != Fault::Error(libc::EIO));
+        }
         if recording.scenario == Scenario::Supervise && call.point.thread > 0 {
             faults.push(Fault::KillAbove);
         }
@@ -114,6 +120,11 @@ fn is_of_the_kernel(call: &Call) -> bool {
         .is_some_and(|about| about.starts_with("anon_inode:"))
 }
 
+fn is_below_proc(call: &Call) -> bool {
+    let about = call.subject.as_deref();
+    about.is_some_and(|about| about.starts_with("/proc/"))
+}
+
 /// How much of a scenario is tried.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Depth {
@@ -129,14 +140,16 @@ enum Depth {
 impl Depth {
     fn of(scenario: Scenario, full: bool) -> Self {
         match scenario {
-            Scenario::Start if full => Self::Everything,
+            Scenario::Supervise | Scenario::Watch | Scenario::TakeOver | Scenario::Reload
+                if full =>
+            {
+                Self::EachCall
+            }
+            _ if full => Self::Everything,
             Scenario::Start => Self::Sample(1),
-            Scenario::Rerun | Scenario::Apply | Scenario::Root if full => Self::Everything,
-            Scenario::Refresh | Scenario::Query if full => Self::Everything,
             Scenario::Rerun | Scenario::Apply | Scenario::Root => Self::Sample(3),
-            _ if full => Self::EachCall,
             Scenario::Supervise | Scenario::Watch | Scenario::TakeOver => Self::Sample(8),
-            _ => Self::Sample(4),
+            Scenario::Refresh | Scenario::Reload | Scenario::Query => Self::Sample(4),
         }
     }
 }

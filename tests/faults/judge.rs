@@ -112,7 +112,8 @@ pub fn judge(world: &World, scenario: Scenario, fault: Option<(&Point, &Fault)>)
     let mut child = tracer::start(&mut scenario.command());
     // `apply --watch` rests when it has published.
     let stale = gate::inode();
-    let settled = || gate::inode().is_some_and(|inode| Some(inode) != stale);
+    let stays = matches!(scenario, Scenario::Watch | Scenario::TakeOver);
+    let settled = || stays && gate::inode().is_some_and(|inode| Some(inode) != stale);
     let traced = tracer::run(&child, (fault, PATIENCE), settled, |call| {
         // A program that goes round in a circle shall not flood the outside.
         if seen.len() > LONGEST {
@@ -160,7 +161,7 @@ pub fn judge(world: &World, scenario: Scenario, fault: Option<(&Point, &Fault)>)
     if traced.executed && (done || scenario != Scenario::Supervise) {
         wrong.extend(of_the_command(scenario, &traced));
     }
-    if matches!(traced.end, End::Exited(_)) && !done {
+    if matches!(traced.end, End::Exited(_)) && !done && !is_the_command(&traced, fault) {
         wrong.extend(of_the_message(&traced));
     }
     // The model has one fault at a time.
@@ -290,7 +291,9 @@ fn at_the_end(
             wrong.push("I3: the sentinel does not verify".to_owned());
         }
         // What failed with a command below it has left true rules.
-        if !done && !killed && !(scenario == Scenario::Supervise && traced.executed) {
+        let has_run =
+            is_the_command(traced, fault) || scenario == Scenario::Supervise && traced.executed;
+        if !(done || killed || has_run) {
             wrong.push("I5: it failed and left a sentinel".to_owned());
         }
     }
@@ -314,6 +317,7 @@ fn at_the_end(
     }
     if let End::Exited(code) = traced.end
         && ![125, 126, 127].contains(&code)
+        && !is_the_command(traced, fault)
     {
         wrong.push(format!("I5: exit {code}"));
     }
@@ -333,6 +337,13 @@ fn at_the_end(
             Verdict::Untouched
         }
     }
+}
+
+/// The child was killed when it had told the process above that nothing was left but exec: that
+/// cannot tell it from a command that was killed, whose end it reports.
+fn is_the_command(traced: &Run, fault: Option<(&Point, &Fault)>) -> bool {
+    let of_the_child = |(point, fault): (&Point, &Fault)| point.thread > 0 && *fault == Fault::Kill;
+    traced.end == End::Exited(128 + Signal::SIGKILL as i32) && fault.is_some_and(of_the_child)
 }
 
 fn last_calls(seen: &[(Option<Call>, Observation)]) -> String {

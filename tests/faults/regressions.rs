@@ -39,7 +39,7 @@ const fn found(
     }
 }
 
-const FOUND: [Found; 18] = [
+const FOUND: [Found; 19] = [
     // The kernel had opened DNS already, and the start took it for closed.
     found(
         "a_lost_acknowledgement_does_not_leave_dns_open",
@@ -173,11 +173,19 @@ const FOUND: [Found; 18] = [
         libc::ENOPROTOOPT,
         Verdict::Locked,
         |calls| {
-            let option = [libc::SOL_IP, libc::IP_FREEBIND].map(|number| number.unsigned_abs());
+            let option = [libc::SOL_IP, libc::IP_FREEBIND].map(i32::unsigned_abs);
             position(calls, 0, |call| {
                 call.point.call == "setsockopt" && call.arguments[1..3] == option.map(u64::from)
             })
         },
+    ),
+    // The old sentinel stayed, and no word was said: nothing was logged yet.
+    found(
+        "signals_that_cannot_be_blocked_leave_no_old_sentinel",
+        Scenario::Supervise,
+        libc::EPERM,
+        Verdict::Untouched,
+        |calls| position(calls, 0, |call| call.point.call == "rt_sigprocmask"),
     ),
     // What an earlier sidecar had published was left for true before anybody had looked.
     found(

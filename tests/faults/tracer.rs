@@ -76,7 +76,7 @@ impl fmt::Display for Point {
 /// What is done to a call.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Fault {
-    /// It is not made, and returns this error number.
+    /// It is not made, and returns this error number. (close(2) is made.)
     Error(i32),
     /// The same, from this occurrence on, for every later one of any thread.
     ErrorFromNow(i32),
@@ -286,7 +286,8 @@ impl<'a> Tracer<'a> {
                 }
                 WaitStatus::PtraceEvent(process, _, libc::PTRACE_EVENT_EXEC) => {
                     at_boundary(None);
-                    ptrace::detach(process, None).expect("it stands still");
+                    // It may have been killed meanwhile, with the process above it.
+                    let _ = ptrace::detach(process, None);
                     command = Some(process);
                     self.threads.remove(&process);
                     if process == self.leader {
@@ -445,7 +446,10 @@ impl<'a> Tracer<'a> {
             Fault::Kill => kill(process_of(thread), Signal::SIGKILL).expect("it stands still"),
             Fault::KillAbove => kill(self.leader, Signal::SIGKILL).expect("it is a child"),
             Fault::Error(errno) | Fault::ErrorFromNow(errno) => {
-                registers::skip_call(thread);
+                // A descriptor is closed whatever close(2) returns.
+                if call.point.call != "close" {
+                    registers::skip_call(thread);
+                }
                 let state = self.threads.get_mut(&thread).expect("it is known");
                 state.instead = Some(-i64::from(*errno));
             }
@@ -455,7 +459,7 @@ impl<'a> Tracer<'a> {
     }
 }
 
-/// The process of a thread: proc_pid_status(5).
+/// The process of a thread: `proc_pid_status(5)`.
 fn process_of(thread: Pid) -> Pid {
     let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
     let mut lines = status.lines();
