@@ -146,6 +146,7 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
 
 /// Watching is a comfort: where it cannot be had, SIGHUP does the same. To be begun before the lists
 /// are read, so that no change is missed between the two. Within a tokio runtime.
+#[must_use]
 pub fn watch_lists(lists: &Lists) -> Option<ListWatch> {
     let files = lists.files();
     if files.is_empty() {

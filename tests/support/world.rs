@@ -242,7 +242,7 @@ fn wait_until_closed() {
     };
     let end = Instant::now() + Duration::from_secs(1);
     while Instant::now() < end {
-        let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table));
+        let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
         let mut lines = tables.iter().flatten().flat_map(|table| table.lines());
         if !lines.any(is_half) {
             return;
