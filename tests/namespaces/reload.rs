@@ -131,7 +131,7 @@ fn a_list_that_cannot_be_read_ends_nothing() {
     let mut started = supervised(&world, &["--allowlist", ALLOWLIST]);
     let wrong: [(&str, &dyn Fn()); 5] = [
         ("Too many levels", &|| {
-            symlink(ALLOWLIST, ALLOWLIST).unwrap()
+            symlink(ALLOWLIST, ALLOWLIST).unwrap();
         }),
         ("No such file", &|| symlink("/no/where", ALLOWLIST).unwrap()),
         ("not a regular file", &|| fs::create_dir(ALLOWLIST).unwrap()),
