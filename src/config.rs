@@ -169,11 +169,12 @@ impl FromStr for OnUnresolved {
 }
 
 /// Where the entries come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub enum Lists {
     /// From what was named, all of it.
     Given(Vec<List>),
     /// From [`DEFAULT_ALLOWLIST`], or from [`FALLBACK_ENTRY`] where that does not exist.
+    #[default]
     Default,
 }
 

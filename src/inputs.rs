@@ -40,6 +40,19 @@ pub fn allowlist(lists: &Lists, dns: Dns) -> Result<(Allowlist, Digest), Error> 
     Ok((list, hash.finalize().into()))
 }
 
+/// The same lists for every later reading: where there is a default list it is not optional any
+/// more. One that goes is a mistake then, such as the moment between two steps of an editor, and no
+/// wish for [`FALLBACK_ENTRY`].
+#[must_use]
+pub fn as_found(lists: Lists) -> Lists {
+    match lists {
+        Lists::Default if Path::new(DEFAULT_ALLOWLIST).exists() => {
+            Lists::Given(vec![List::File(DEFAULT_ALLOWLIST.into())])
+        }
+        lists => lists,
+    }
+}
+
 /// What /etc/hosts has for the names of a list: the operator's word.
 pub fn hosts(list: &Allowlist) -> Result<Answers, Error> {
     let hosts = Hosts::read(Path::new(HOSTS))?;

@@ -252,7 +252,7 @@ pub fn terms(
     resolver_gid: Option<u32>,
 ) -> Terms {
     Terms {
-        lists: config.lists.clone(),
+        lists: inputs::as_found(config.lists.clone()),
         inbound: config.inbound.clone(),
         search: upstreams.search.clone(),
         nameservers: nameservers.clone(),

@@ -373,6 +373,7 @@ impl Charge {
         self.mark = to.mark().unwrap_or_default();
         self.digest = reading.digest;
         self.hosts = reading.hosts;
+        self.terms.lists = inputs::as_found(std::mem::take(&mut self.terms.lists));
         let names: HashSet<Name> = reading.list.names().into_iter().collect();
         self.schedule.retain(|name| names.contains(name));
         self.errors.retain(|name, _| names.contains(name));

@@ -31,6 +31,7 @@ cases!(reload:
     the_directory_behind_a_config_map_is_swapped,
     a_list_that_changes_during_the_start_is_read_again,
     a_list_that_cannot_be_read_ends_nothing,
+    a_default_list_that_goes_is_a_mistake,
     a_hangup_reads_lists_and_hosts_again,
     a_list_that_is_wrong_changes_nothing,
     what_is_revoked_gets_cut_and_what_stays_never_notices,
@@ -159,6 +160,26 @@ fn a_list_that_cannot_be_read_ends_nothing() {
         eventually(reason, || status()["reload_error"].is_null());
     }
     allowlist("git.example.org\n");
+    is(false, true);
+    end(started);
+}
+
+fn a_default_list_that_goes_is_a_mistake() {
+    needs_second_uid();
+    let world = World::new();
+    allowlist("api.example.org\n");
+    let started = supervised(&world, &[]);
+    is(true, false);
+    fs::remove_file(ALLOWLIST).unwrap();
+    eventually("it is gone", || {
+        let said = status()["reload_error"].clone();
+        said.as_str()
+            .is_some_and(|said| said.contains("No such file"))
+    });
+    is(true, false);
+    assert_eq!(generation(), 1);
+    allowlist("git.example.org\n");
+    eventually("it is back", || generation() == 2);
     is(false, true);
     end(started);
 }
