@@ -175,19 +175,16 @@ impl Keeper<'_> {
         let Some(watch) = watch else {
             return future::pending().await;
         };
-        let mut fails = false;
         loop {
-            let changed = watch.changed().await;
-            if let Err(error) = &changed
-                && !fails
-            {
+            if let Err(error) = watch.changed().await {
                 warn!(
                     "changes of the list files may not be noticed: {error}; send SIGHUP after one"
                 );
-            }
-            fails = changed.is_err();
-            if fails {
                 tokio::time::sleep(UNWATCHED).await;
+                while watch.arm().is_err() {
+                    self.wants_reload(false);
+                    tokio::time::sleep(UNWATCHED).await;
+                }
             }
             self.wants_reload(false);
         }

@@ -27,7 +27,6 @@ use tokio::{
     task::yield_now,
     time::{Instant, timeout_at},
 };
-use tracing::warn;
 
 /// So long nothing more may happen before the change counts as whole: editors and `kubelet` make
 /// several steps of one.
@@ -75,10 +74,7 @@ impl ListWatch {
             }
         }
         // Links may lead elsewhere now. What changed meanwhile is read after this.
-        if let Err(error) = self.arm() {
-            warn!("a change of the list files may not be noticed: {error}; send SIGHUP after one");
-        }
-        Ok(())
+        self.arm()
     }
 
     /// Waits for events and throws them away.
@@ -104,8 +100,9 @@ impl ListWatch {
         }
     }
 
-    /// Adding a watch again changes nothing; a watch of what is gone goes by itself.
-    fn arm(&self) -> io::Result<()> {
+    /// Watches what the files' names lead to now. Adding a watch again changes nothing; a watch of
+    /// what is gone goes by itself.
+    pub fn arm(&self) -> io::Result<()> {
         let directories = AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVE
