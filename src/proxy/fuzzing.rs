@@ -85,7 +85,11 @@ pub fn exchange(
     let over = |octets, udp| proxy.respond(octets, 65_535, || None, udp);
     Exchange {
         response: over(query, true),
-        repeated: proxy.repeats.borrow_mut().get(again, now),
+        repeated: {
+            let mut response = Vec::new();
+            let mut repeats = proxy.repeats.borrow_mut();
+            repeats.get(again, now, &mut response).then_some(response)
+        },
         over_tcp: over(query, false),
     }
 }

@@ -256,6 +256,7 @@ fn nobody_answers_in_the_place_of_a_server() {
 
 /// It is redirected to loopback, and its new route is by the link all the same.
 fn a_query_from_a_socket_that_is_bound_to_the_link_does_not_leave() {
+    needs_second_uid();
     let world = World::new();
     allowlist("api.example.org\n");
     let bound = |to: SocketAddr| {
