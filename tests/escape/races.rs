@@ -53,6 +53,10 @@ const ROOM: u16 = 1_000;
 /// connections of an earlier round may not be over.
 const HAMMERS: u16 = 50;
 
+/// In place of a number: a busy machine took so long that every port of the stream was used before
+/// anything was refused, and the round says nothing of it.
+const OUT_OF_PORTS: u64 = u64::MAX - 1;
+
 /// The entry of `__hammer NUMBER`: sends until its input ends, then says what was refused first.
 pub fn hammer_main(hammer: &str) {
     let hammer: u16 = hammer.parse().expect("a number");
@@ -75,6 +79,10 @@ pub fn hammer_main(hammer: &str) {
                         if patience == 0 || refused.load(Ordering::SeqCst) < u64::MAX {
                             break;
                         }
+                    }
+                    if kind == Kind::Tcp && number >= u64::from(ROOM) {
+                        refused.fetch_min(OUT_OF_PORTS, Ordering::SeqCst);
+                        break;
                     }
                     if send(hammer, family, kind, number).is_err_and(|error| is_refusal(&error)) {
                         refused.fetch_min(number, Ordering::SeqCst);
@@ -114,9 +122,6 @@ fn send(hammer: u16, family: usize, kind: Kind, number: u64) -> io::Result<()> {
         Kind::Udp => SocketAddr::new(ELSEWHERE[family], PORT),
         Kind::Dns => DNS[family],
         Kind::Tcp => {
-            if number >= u64::from(ROOM) {
-                return Ok(());
-            }
             let own = FIRST_TCP + hammer % HAMMERS * ROOM + u16::try_from(number).unwrap();
             let domain = [libc::AF_INET, libc::AF_INET6][family];
             let flags = libc::SOCK_STREAM | libc::SOCK_NONBLOCK;
@@ -359,6 +364,7 @@ fn hammered(
             results: [(configuration.name.to_owned(), Outcome::default())].into(),
         })
         .into();
+    let mut told = [false; STREAMS.len()];
     for round in 0..rounds {
         slow(&stage.world, (round % 2) * 10);
         forget();
@@ -397,7 +403,9 @@ fn hammered(
                     late.len()
                 ));
             }
-            if first == u64::MAX {
+            told[stream] |= first != OUT_OF_PORTS;
+            let is_last = round + 1 == rounds;
+            if first == u64::MAX || is_last && !told[stream] {
                 outcome
                     .escaped
                     .push(format!("round {round}: nothing was ever refused"));
