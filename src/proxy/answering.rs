@@ -83,7 +83,7 @@ impl<G: Gate> Proxy<'_, G> {
                 let lost = batch.send(socket, &mut outgoing);
                 self.count(|c| c.unsent += lost);
                 match received {
-                    Ok(_) => {}
+                    Ok(()) => {}
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                     Err(e) => {
                         debug!("dns: cannot receive: {e}");

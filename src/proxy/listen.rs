@@ -165,7 +165,7 @@ impl Batch {
     }
 
     /// Takes the datagrams that are there, at most [`BATCH`], and hands each to `take`; nothing in
-    /// place of one that is too long. Returns how many there were.
+    /// place of one that is too long.
     ///
     /// # Errors
     /// `WouldBlock` where there is none.
@@ -173,7 +173,7 @@ impl Batch {
         &mut self,
         socket: &UdpSocket,
         mut take: impl FnMut(Option<&[u8]>, SockaddrStorage),
-    ) -> io::Result<usize> {
+    ) -> io::Result<()> {
         let fd = socket.as_raw_fd();
         socket.try_io(Interest::READABLE, || {
             let mut slices: Vec<_> = self
@@ -184,9 +184,7 @@ impl Batch {
             let flags = MsgFlags::MSG_DONTWAIT;
             let received =
                 socket::recvmmsg(fd, &mut self.incoming, slices.iter_mut(), flags, None)?;
-            let mut many = 0;
             for message in received {
-                many += 1;
                 let Some(source) = message.address else {
                     continue;
                 };
@@ -194,7 +192,7 @@ impl Batch {
                 let octets = whole.then(|| message.iovs().next().unwrap_or_default());
                 take(octets, source);
             }
-            Ok(many)
+            Ok(())
         })
     }
 
