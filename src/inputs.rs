@@ -55,12 +55,21 @@ pub fn as_found(lists: Lists) -> Lists {
 
 /// What /etc/hosts has for the names of a list: the operator's word.
 pub fn hosts(list: &Allowlist) -> Result<Answers, Error> {
+    Ok(divide(list.names())?.0)
+}
+
+/// What /etc/hosts has for these names, and those that it does not have.
+fn divide(names: Vec<Name>) -> Result<(Answers, Vec<Name>), Error> {
     let hosts = Hosts::read(Path::new(HOSTS))?;
-    let known = list.names().into_iter().filter_map(|name| {
-        let addresses = hosts.addresses(&name)?.to_vec();
-        Some((name, addresses))
-    });
-    Ok(known.collect())
+    let mut known = Answers::new();
+    let mut unknown = Vec::new();
+    for name in names {
+        match hosts.addresses(&name).map(<[_]>::to_vec) {
+            Some(addresses) => _ = known.insert(name, addresses),
+            None => unknown.push(name),
+        }
+    }
+    Ok((known, unknown))
 }
 
 /// What is to be asked of DNS, and what need not be.
@@ -77,12 +86,7 @@ pub struct Questions {
 
 /// Divides the names of a list by who has the answer.
 pub fn questions(list: &Allowlist, config: &StartConfig) -> Result<Questions, Error> {
-    let known = hosts(list)?;
-    let names = list
-        .names()
-        .into_iter()
-        .filter(|name| !known.contains_key(name));
-    let names = names.collect();
+    let (known, names) = divide(list.names())?;
     let required = list.allowed().into_keys().cloned().collect();
     let resolv_conf = match ResolvConf::read(Path::new(RESOLV_CONF)) {
         // Then it is asked for its search list alone.

@@ -93,6 +93,9 @@ impl Clean {
     fn up(&self) {
         world::nft("flush ruleset");
         Run::new("ipset").arg("destroy").run().exits(0);
+        // A container begins with none. With one, the kernel walks over all of its table, once a
+        // family, when the first rule asks for a connection's state.
+        Run::new("conntrack").arg("--flush").run().exits(0);
         let _ = fs::remove_file(SENTINEL);
         // In place: it is a bind mount.
         fs::write("/etc/hosts", &self.hosts).unwrap();
