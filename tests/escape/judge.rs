@@ -11,6 +11,8 @@ use crate::{
 
 /// The services that the list of every start of the suite allows: see [`crate::stage::LIST`].
 const ALLOWED: [(u8, u16); 4] = [(6, 80), (6, 443), (6, 21), (17, 123)];
+/// What mode `system` leaves open at the nameservers.
+const OPEN_DNS: [(u8, u16); 2] = [(6, 53), (17, 53)];
 /// The name whose addresses they are of, as it is in a DNS question.
 const LISTED: &[u8] = b"\x03api\x07example\x03org\x00";
 
@@ -186,7 +188,10 @@ impl<'a> Packet<'a> {
         };
         let is_fragment = self.is_later_fragment && self.protocol == 17;
         let to_its_host = DNS.iter().any(|dns| dns.ip() == self.to);
-        if start == Start::System && (is_fragment && to_its_host || to_nameserver()) {
+        let about_its_answer = || to_its_host && self.is_error_about(&OPEN_DNS);
+        if start == Start::System
+            && (is_fragment && to_its_host || to_nameserver() || about_its_answer())
+        {
             return Verdict::Allowed;
         }
         if start == Start::Running && self.is_own_query() {
@@ -197,7 +202,7 @@ impl<'a> Packet<'a> {
             // Its first fragment was judged by the ports.
             return Verdict::Allowed;
         }
-        if to_api && self.is_allowed_service() || to_api && self.is_error_about_allowed() {
+        if to_api && self.is_allowed_service() || to_api && self.is_error_about(&ALLOWED) {
             return Verdict::Allowed;
         }
         escape()
@@ -210,9 +215,9 @@ impl<'a> Packet<'a> {
                 .is_some_and(|[_, port]| ALLOWED.contains(&(self.protocol, port)))
     }
 
-    /// An ICMP error back to an allowed host, about what that host sent from an allowed port:
-    /// the kernel writes it, and every octet of it is from there.
-    fn is_error_about_allowed(&self) -> bool {
+    /// An ICMP error back to an allowed host, about what that host sent from one of its allowed
+    /// services: the kernel writes it, and every octet of it is from there.
+    fn is_error_about(&self, allowed: &[(u8, u16)]) -> bool {
         let (is_error, header) = match (self.protocol, self.payload.first()) {
             (1, Some(3 | 11 | 12)) => (true, 20),
             (58, Some(1..=4)) => (true, 40),
@@ -223,7 +228,7 @@ impl<'a> Packet<'a> {
         is_error
             && be16(inner, header)
                 .zip(protocol)
-                .is_some_and(|(port, protocol)| ALLOWED.contains(&(*protocol, port)))
+                .is_some_and(|(port, protocol)| allowed.contains(&(*protocol, port)))
     }
 
     /// A question of egress-init for the listed name, one of its nameservers.

@@ -285,6 +285,9 @@ impl<'a> Tracer<'a> {
                     }
                 }
                 WaitStatus::PtraceEvent(process, _, libc::PTRACE_EVENT_EXEC) => {
+                    if let Some(index) = self.executed(process) {
+                        at_boundary(Some(&self.calls[index]));
+                    }
                     at_boundary(None);
                     // It may have been killed meanwhile, with the process above it.
                     let _ = ptrace::detach(process, None);
@@ -323,6 +326,15 @@ impl<'a> Tracer<'a> {
             command,
             end: end.filter(|_| !hung).unwrap_or(End::Hung),
         }
+    }
+
+    /// The call by which it has become the command: it never returns where it was made.
+    fn executed(&mut self, process: Pid) -> Option<usize> {
+        // Whichever thread makes it goes on with the id of the first.
+        let thread = Pid::from_raw(i32::try_from(ptrace::getevent(process).ok()?).ok()?);
+        let index = self.threads.get_mut(&thread)?.current.take()?;
+        self.calls[index].returned = Some(0);
+        Some(index)
     }
 
     fn first_ended(&mut self) {
