@@ -55,7 +55,6 @@ const ROUNDS: [u64; 2] = [8, 80];
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Options {
     is_long: bool,
-    is_proxied: bool,
     plant: Option<String>,
     only: Vec<String>,
 }
@@ -113,15 +112,14 @@ const CASES: [Case; 7] = [
     },
 ];
 
-/// Without words the short form: what `cargo test` and CI run. `--long` is the long form,
-/// `--proxy` adds the configurations under `--supervise` and after `apply`, `--plants` all plants, `--plant=NAME` one; `--page=FILE` writes the tables into a page. Other
-/// words pick attempts by a part of their names.
+/// Without words the short form: what `cargo test` and CI run. `--long` is the long form, `--plants`
+/// all plants, `--plant=NAME` one; `--page=FILE` writes the tables into a page. Other words pick
+/// attempts by a part of their names.
 fn suite(words: &[String]) -> ExitCode {
     let flag = |name: &str| words.iter().any(|word| word == name);
     let value = |name: &str| words.iter().find_map(|word| word.strip_prefix(name));
     let options = Options {
         is_long: flag("--long"),
-        is_proxied: flag("--proxy"),
         plant: value("--plant=").map(str::to_owned),
         only: words
             .iter()
@@ -146,7 +144,7 @@ fn suite(words: &[String]) -> ExitCode {
 fn attempts_and_races(options: &Options, page: Option<&str>) -> bool {
     let began = std::time::Instant::now();
     let only_races = options.only.iter().any(|part| part == "races");
-    let mut names = match (only_races, options.only.is_empty()) {
+    let names = match (only_races, options.only.is_empty()) {
         (true, _) => vec!["races", "proxied races"],
         (_, true) => vec![
             "attempts",
@@ -157,9 +155,6 @@ fn attempts_and_races(options: &Options, page: Option<&str>) -> bool {
         ],
         _ => vec!["attempts", "proxied attempts", "applied attempts"],
     };
-    if !options.is_proxied {
-        names.retain(|name| !name.starts_with("proxied") && !name.starts_with("applied"));
-    }
     // Each has a world of its own, and waits more than it works.
     let report = thread::scope(|scope| {
         let cases: Vec<_> = names

@@ -49,6 +49,8 @@ const PORT: u16 = 7;
 /// From here on, and this many for each hammer, the own port of a TCP connection is its number.
 const FIRST_TCP: u16 = 12_000;
 const ROOM: u16 = 1_000;
+/// The own ports of queries; in the range of nobody else who binds to any.
+const FIRST_DNS: u16 = 9_800;
 /// As many hammers until their ports come again, towards another host then: to the far end the
 /// connections of an earlier round may not be over.
 const HAMMERS: u16 = 50;
@@ -145,7 +147,13 @@ fn send(hammer: u16, family: usize, kind: Kind, number: u64) -> io::Result<()> {
             };
         }
     };
-    let socket = UdpSocket::bind((any, 0))?;
+    let own = match kind {
+        // From few ports: whichever it has asked from, a resolver cannot ask from until the kernel
+        // forgets the flow, and there are to be starts that succeed.
+        Kind::Dns => FIRST_DNS + u16::try_from(number % 100).unwrap(),
+        _ => 0,
+    };
+    let socket = UdpSocket::bind((any, own))?;
     socket.send_to(&number.to_be_bytes(), to).map(drop)
 }
 
@@ -314,14 +322,15 @@ fn begin(stage: &Stage, configuration: &Configuration) -> Child {
         .arg("/bin/true")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("egress-init")
 }
 
 fn start(stage: &Stage, configuration: &Configuration) {
-    let status = begin(stage, configuration).wait().unwrap();
-    assert!(status.success(), "a start of the race failed: {status}");
+    let ran = begin(stage, configuration).wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "a start of the race failed: {said}");
 }
 
 /// All races in this configuration; `between` is what a plant does before each start.
