@@ -240,25 +240,9 @@ impl Nftables {
         question: &Message,
         parse: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<T, NftError> {
-        let sequence = self.send_question(question)?;
-        loop {
-            let messages = self
-                .socket
-                .receive(&mut self.buffer)
-                .map_err(NftError::ReadBack)?;
-            for message in messages {
-                let message = message.map_err(NftError::ReadBack)?;
-                let header = Header::read(message).ok_or(NftError::Unreadable)?;
-                if header.sequence != sequence {
-                    continue;
-                }
-                let refusal = Answer::read(message).and_then(|answer| answer.error);
-                if let Some(refusal) = refusal {
-                    return Err(NftError::ReadBack(refusal.error));
-                }
-                return parse(message).ok_or(NftError::Unreadable);
-            }
-        }
+        self.converse(question, |_, message| {
+            parse(message).map(Some).ok_or(NftError::Unreadable)
+        })
     }
 
     /// Sends a question and collects the answers to it.
@@ -283,9 +267,26 @@ impl Nftables {
         question: &Message,
         parse: &mut impl FnMut(&[u8]) -> Option<T>,
     ) -> Result<Option<Vec<T>>, NftError> {
-        let sequence = self.send_question(question)?;
         let mut answers = Vec::new();
         let mut intact = true;
+        self.converse(question, |header, message| {
+            intact &= header.flags & DUMP_INTERRUPTED == 0;
+            if matches!(header.kind, ERROR | DONE) {
+                return Ok(Some(intact.then(|| std::mem::take(&mut answers))));
+            }
+            answers.push(parse(message).ok_or(NftError::Unreadable)?);
+            Ok(None)
+        })
+    }
+
+    /// Sends a question and gives each message of the answer to `take`, until that has what it is
+    /// there for.
+    fn converse<T>(
+        &mut self,
+        question: &Message,
+        mut take: impl FnMut(&Header, &[u8]) -> Result<Option<T>, NftError>,
+    ) -> Result<T, NftError> {
+        let sequence = self.send_question(question)?;
         loop {
             let messages = self
                 .socket
@@ -297,17 +298,12 @@ impl Nftables {
                 if header.sequence != sequence {
                     continue;
                 }
-                intact &= header.flags & DUMP_INTERRUPTED == 0;
-                if let Some(answer) = Answer::read(message) {
-                    return match answer.error {
-                        Some(refusal) => Err(NftError::ReadBack(refusal.error)),
-                        None => Ok(intact.then_some(answers)),
-                    };
+                if let Some(refusal) = Answer::read(message).and_then(|answer| answer.error) {
+                    return Err(NftError::ReadBack(refusal.error));
                 }
-                if header.kind == DONE {
-                    return Ok(intact.then_some(answers));
+                if let Some(taken) = take(&header, message)? {
+                    return Ok(taken);
                 }
-                answers.push(parse(message).ok_or(NftError::Unreadable)?);
             }
         }
     }
