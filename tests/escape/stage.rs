@@ -139,6 +139,13 @@ pub enum Entry {
     Watch,
 }
 
+/// The sentinel's folder as before any start, whatever was planted after the last one.
+fn mend_folder() {
+    if let Some(folder) = Path::new(SENTINEL).parent() {
+        let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o755));
+    }
+}
+
 impl Stage {
     pub fn new(has_resolvers: bool) -> Self {
         let world = World::new();
@@ -341,6 +348,7 @@ impl Stage {
 
     /// Starts a runner of attempts in this way, as process 1 of a pid namespace of its own.
     pub fn runner(&self, way: &Way) -> Runner {
+        mend_folder();
         let mut child = contained()
             .args(self.words(way))
             .args([PROBE, "__runner"])
@@ -373,10 +381,7 @@ impl Stage {
     ) -> Option<Said> {
         let _ = fs::remove_file(GO);
         forget();
-        if let Some(folder) = Path::new(SENTINEL).parent() {
-            // As before any start, whatever was planted after the last one.
-            let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o755));
-        }
+        mend_folder();
         let v6 = usize::from(context.name.ends_with("IPv6"));
         let heir = Heir::new(heirloom, v6);
         let mut command = contained();

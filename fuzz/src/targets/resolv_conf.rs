@@ -97,10 +97,9 @@ fn holes(upstreams: &Upstreams, conf: &ResolvConf) {
     );
 }
 
-/// Every address of the lines that name a server.
+/// Every address of the lines that name a server. A carriage return is a blank.
 fn named(file: &str) -> BTreeSet<IpAddr> {
-    let lines = file.split(['\n', '\r']);
-    lines
+    file.split('\n')
         .filter(|line| line.trim_start().starts_with("nameserver"))
         .flat_map(|line| line.split(|c: char| c.is_whitespace() || "#;".contains(c)))
         .filter_map(|word| word.split('%').next()?.parse().ok())
