@@ -19,15 +19,18 @@ use crate::{
 use caps::Capability;
 use std::{path::Path, time::Instant};
 
-/// Runs the start and publishes; with `watch` it returns when a signal ends it.
+/// Runs the start and publishes; with `watch` it returns when a signal ends it. Signals are
+/// `blocked` before anything else; where that failed, an old sentinel still goes (I3).
 pub fn apply(
     args: &StartArgs,
     environment: Environment<'_>,
     watch: bool,
+    blocked: Result<(), Error>,
     began: Instant,
 ) -> Result<Outcome, Error> {
     let path = config::sentinel(args.run.sentinel.as_deref(), environment);
     start::begin(&path, watch);
+    blocked?;
     block_on(async {
         let enforced = start::enforce(args, environment, Job::Apply { watch }, &path, |config| {
             config::unsupervised(&args.supervise)?;

@@ -58,12 +58,15 @@ pub fn run(args: &StartArgs, command: &[OsString]) -> Result<Outcome, Error> {
 /// `apply`.
 pub fn apply(args: &StartArgs, watch: bool) -> Result<Outcome, Error> {
     let began = Instant::now();
-    if watch {
-        signals::block_hangup().map_err(|error| Error::Process("block signals", error))?;
-    }
+    let blocked = if watch {
+        signals::block_hangup()
+    } else {
+        Ok(())
+    };
     start_logging(&args.log)?;
     warn_of_unknown_variables();
-    apply::apply(args, ENVIRONMENT, watch, began)
+    let blocked = blocked.map_err(|error| Error::Process("block signals", error));
+    apply::apply(args, ENVIRONMENT, watch, blocked, began)
 }
 
 /// `status`.

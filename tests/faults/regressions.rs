@@ -39,7 +39,7 @@ const fn found(
     }
 }
 
-const FOUND: [Found; 19] = [
+const FOUND: [Found; 20] = [
     // The kernel had opened DNS already, and the start took it for closed.
     found(
         "a_lost_acknowledgement_does_not_leave_dns_open",
@@ -183,6 +183,14 @@ const FOUND: [Found; 19] = [
     found(
         "signals_that_cannot_be_blocked_leave_no_old_sentinel",
         Scenario::Supervise,
+        libc::EPERM,
+        Verdict::Untouched,
+        |calls| position(calls, 0, |call| call.point.call == "rt_sigprocmask"),
+    ),
+    // It ended without a word, and the old sentinel stayed.
+    found(
+        "a_sidecar_that_cannot_block_signals_says_so",
+        Scenario::Watch,
         libc::EPERM,
         Verdict::Untouched,
         |calls| position(calls, 0, |call| call.point.call == "rt_sigprocmask"),
