@@ -233,6 +233,8 @@ fn plants(options: &Options, page: Option<&str>) -> bool {
             plant.catcher
         } else {
             missed.push(plant.name);
+            let row = report.rows.iter().find(|row| row.name == plant.catcher);
+            eprintln!("{} does not find {}: {row:?}", plant.catcher, plant.name);
             "**nothing**"
         };
         println!("{:<28} {catcher} ({} in all)", plant.name, caught.len());
@@ -388,7 +390,7 @@ fn proxied_races_case(stage: &Stage, options: &Options) -> Report {
     let configuration = proxied(stage).remove(0);
     let rounds = ROUNDS[usize::from(options.is_long)] / 2;
     Report {
-        rows: races::run(stage, &configuration, rounds, &|| {}),
+        rows: races::run(stage, &configuration, rounds, None),
         configurations: vec![configuration.name.to_owned()],
         notes: Vec::new(),
     }
@@ -398,7 +400,7 @@ fn races_case(stage: &Stage, options: &Options) -> Report {
     let configuration = configurations(stage).remove(0);
     let rounds = ROUNDS[usize::from(options.is_long)];
     Report {
-        rows: races::run(stage, &configuration, rounds, &|| {}),
+        rows: races::run(stage, &configuration, rounds, None),
         configurations: vec![configuration.name.to_owned()],
         notes: Vec::new(),
     }
@@ -424,7 +426,7 @@ fn planted(stage: &Stage, options: &Options, configuration: &Configuration) -> R
     let name = vec![configuration.name.to_owned()];
     if let Some(between) = plant.race() {
         return Report {
-            rows: races::run(stage, configuration, 3, &between),
+            rows: races::run(stage, configuration, 3, Some(&between)),
             configurations: name,
             notes: Vec::new(),
         };

@@ -525,8 +525,16 @@ impl Runner {
     /// Replaces the neighbour by one with the command's own identity: a plant.
     pub fn neighbour_of_the_command(&mut self) {
         if let Some(mut neighbour) = self.neighbour.take() {
+            // What is started here is nsenter; the neighbour is its child.
+            let beside = child_of(neighbour.id()).map(nix::unistd::Pid::from_raw);
+            if let Some(beside) = beside {
+                let _ = nix::sys::signal::kill(beside, nix::sys::signal::Signal::SIGKILL);
+            }
             let _ = neighbour.kill();
             let _ = neighbour.wait();
+            if let Some(beside) = beside {
+                let _ = nix::sys::wait::waitpid(beside, None);
+            }
         }
         self.neighbour = neighbour_in(self.child.id(), &["plain"]);
         assert!(self.neighbour.is_some(), "the neighbour did not start");
