@@ -469,14 +469,15 @@ fn sentinel(
                 socket.send_to(b"early", (ELSEWHERE[0], PORT)).is_ok() || !verifies()
             })
         };
-        let mut child = begin(stage, configuration);
+        let child = begin(stage, configuration);
         if let Some(between) = between {
             between();
         }
-        let status = child.wait().unwrap();
+        let ran = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr);
         // What a plant does meanwhile may end it.
-        let is_good = status.success() || between.is_some();
-        assert!(is_good, "a start of the race failed: {status}");
+        let is_good = ran.status.success() || between.is_some();
+        assert!(is_good, "a start of the race failed: {said}");
         done.store(true, Ordering::SeqCst);
         if seen_early.join().unwrap() {
             outcome

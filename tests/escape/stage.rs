@@ -524,46 +524,45 @@ impl Runner {
 
     /// Replaces the neighbour by one with the command's own identity: a plant.
     pub fn neighbour_of_the_command(&mut self) {
-        if let Some(mut neighbour) = self.neighbour.take() {
-            // What is started here is nsenter; the neighbour is its child.
-            let beside = child_of(neighbour.id()).map(nix::unistd::Pid::from_raw);
-            if let Some(beside) = beside {
-                let _ = nix::sys::signal::kill(beside, nix::sys::signal::Signal::SIGKILL);
-            }
-            let _ = neighbour.kill();
-            let _ = neighbour.wait();
-            if let Some(beside) = beside {
-                let _ = nix::sys::wait::waitpid(beside, None);
-            }
-        }
+        self.end_neighbour();
         self.neighbour = neighbour_in(self.child.id(), &["plain"]);
         assert!(self.neighbour.is_some(), "the neighbour did not start");
+    }
+
+    fn end_neighbour(&mut self) {
+        use nix::sys::{signal, wait};
+        use nix::unistd::Pid;
+        let Some(mut neighbour) = self.neighbour.take() else {
+            return;
+        };
+        // What is started here is nsenter; the neighbour is its child, and an orphan of ours after
+        // it, which its namespace waits for.
+        let beside = child_of(neighbour.id()).map(Pid::from_raw);
+        if let Some(beside) = beside {
+            let _ = signal::kill(beside, signal::Signal::SIGKILL);
+        }
+        let _ = neighbour.kill();
+        let _ = neighbour.wait();
+        if let Some(beside) = beside {
+            let _ = wait::waitpid(beside, None);
+        }
     }
 }
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        use nix::sys::{signal, wait};
+        use nix::sys::signal;
         use nix::unistd::Pid;
         // Process 1 of its namespace, which takes all others with it. It has to be over before
         // the next start: a keeper holds the lock for starts until then.
         let first = child_of(self.child.id());
         let watched = first.and_then(crate::sys::watch_process);
-        let beside = self.neighbour.as_ref().and_then(|n| child_of(n.id()));
-        for pid in [first, beside].into_iter().flatten() {
-            let _ = signal::kill(Pid::from_raw(pid), signal::Signal::SIGKILL);
+        if let Some(first) = first {
+            let _ = signal::kill(Pid::from_raw(first), signal::Signal::SIGKILL);
         }
-        for child in [Some(&mut self.child), self.neighbour.as_mut()]
-            .into_iter()
-            .flatten()
-        {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        // An orphan of ours now, which its namespace waits for.
-        if let Some(beside) = beside {
-            let _ = wait::waitpid(Pid::from_raw(beside), None);
-        }
+        self.end_neighbour();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
         if let Some(first) = watched {
             crate::sys::wait_readable(&first, Duration::from_secs(10));
         }
