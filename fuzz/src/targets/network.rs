@@ -25,11 +25,13 @@ pub fn run(data: &[u8]) {
     // The same in a list, where 0.0.0.0/0 is too much and other things may stand.
     let listed = entry(text);
     let expected = theirs.filter(|network| network.prefix_len() > 0);
-    // An IPv4 address or network with its ports is an entry, and the target `list`'s.
-    let has_ports = text
-        .split_once(':')
-        .is_some_and(|(before, _)| opinion(before).is_some());
-    if text.trim() == text && !text.contains('#') && !text.starts_with('!') && !has_ports {
+    // An IPv4 address or network with its ports, or an IPv6 one in brackets, is an entry, and the
+    // target `list`'s.
+    let is_entry = text.starts_with(['!', '['])
+        || text
+            .split_once(':')
+            .is_some_and(|(before, _)| opinion(before).is_some());
+    if text.trim() == text && !text.contains('#') && !is_entry {
         match (&listed, expected) {
             (Some(Target::Network(listed)), expected) => assert_eq!(Some(*listed), expected),
             (other, expected) => assert_eq!(expected, None, "{text:?}: {other:?}"),
