@@ -1,29 +1,29 @@
 //! The end of a start: the sentinel is published and this process becomes the command.
 //!
 //! Publishing takes root, and so does taking the sentinel away again where the rest fails; but the
-//! rest begins with not being root any more. Credentials are a thread's in Linux, so one thread
-//! stays root and waits while another steps down and executes the command. Exec ends all other
-//! threads and gives the process the credentials of the one that called it (execve(2)), the
-//! process id stays.
+//! rest begins with not being root any more. So the user id that this process had stays saved
+//! (credentials(7)), without any capability, until exec saves the effective one instead
+//! (execve(2)): where exec fails it is the way back, and the command has none.
 //!
 //! ```text
-//! this thread, root                     the thread that becomes the command
-//! ─────────────────                     ───────────────────────────────────
 //! block signals
 //! keep what changing user takes
 //! publish the sentinel
-//! start the thread, wait           ──►  groups, gid, uid
-//!                                       capabilities, no_new_privs, socket filter, read back
-//!                                       close-on-exec, signals as a new process has them
-//!                                       exec
-//! remove the sentinel, report      ◄──  or an error
+//! groups, gid, uid; the former uid is saved
+//! capabilities, no_new_privs, socket filter, read back
+//! close-on-exec, signals as a new process has them
+//! exec
+//!  └─ or an error: take on the former uid, remove the sentinel, report
 //! ```
 //!
-//! With `--supervise` a forked child takes the place of the second thread, and this process stays:
-//! [`crate::supervise`]. The steps are these same functions.
+//! A second thread that stays root would do as well, and cost more than all of this: to make it, to
+//! have it scheduled, and to have exec end it.
+//!
+//! With `--supervise` a forked child becomes the command and saves nothing, because this process
+//! stays and removes the sentinel: [`crate::supervise`]. The steps are these same functions.
 
 use crate::command::Command;
-use crate::privileges::{PrivilegeError, Privileges};
+use crate::privileges::{PrivilegeError, Privileges, Saved, come_back};
 use crate::sentinel::{Place, PlaceError, Sentinel};
 use crate::sys::process;
 use caps::CapsHashSet;
@@ -31,10 +31,10 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use std::convert::Infallible;
 use std::ffi::OsStr;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::{io, thread};
 use thiserror::Error;
 
 /// Why this process did not become the command. No sentinel is left, but for `SentinelLeft`.
@@ -153,7 +153,10 @@ pub fn launch(
     kept: Option<BorrowedFd<'_>>,
     ready: impl FnOnce(),
 ) -> LaunchError {
+    let former = nix::unistd::geteuid().as_raw();
     let Err(launch) = try_launch(command, privileges, sentinel, kept, ready);
+    // Where it fails the sentinel cannot be removed either, which is said.
+    let _ = come_back(former);
     withdraw(sentinel, launch)
 }
 
@@ -165,20 +168,10 @@ fn try_launch(
     ready: impl FnOnce(),
 ) -> Result<Infallible, LaunchError> {
     get_ready(privileges, &CapsHashSet::new(), sentinel, ready)?;
-    thread::scope(|scope| {
-        let becoming = thread::Builder::new()
-            .name("exec".to_owned())
-            .spawn_scoped(scope, || {
-                become_command(command, privileges, kept, || Ok(()))
-            })
-            .map_err(set_up("start a thread"))?;
-        becoming
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    become_command(command, privileges, Saved::Former, kept, || Ok(()))
 }
 
-/// The first column above, up to its thread. `beside` is what this process needs of its own.
+/// The steps above that take root. `beside` is what this process needs of its own.
 pub(crate) fn get_ready(
     privileges: &Privileges,
     beside: &CapsHashSet,
@@ -197,7 +190,7 @@ pub(crate) fn get_ready(
     Ok(())
 }
 
-/// The end of the first column: after a failure there is no sentinel.
+/// The last step above: after a failure there is no sentinel.
 pub(crate) fn withdraw(sentinel: Option<(&Place, &Sentinel)>, launch: LaunchError) -> LaunchError {
     let removed = sentinel.map_or(Ok(()), |(place, _)| place.remove());
     match removed {
@@ -209,14 +202,15 @@ pub(crate) fn withdraw(sentinel: Option<(&Place, &Sentinel)>, launch: LaunchErro
     }
 }
 
-/// The second column above. `tie` is called after the last change of credentials.
+/// The steps above from the groups to exec. `tie` is called after the last change of credentials.
 pub(crate) fn become_command(
     command: &Command,
     privileges: &Privileges,
+    saved: Saved,
     kept: Option<BorrowedFd<'_>>,
     tie: impl FnOnce() -> Result<(), LaunchError>,
 ) -> Result<Infallible, LaunchError> {
-    privileges.drop_all()?;
+    privileges.drop_all(saved)?;
     process::close_on_exec_above_2(kept).map_err(set_up("close file descriptors at exec"))?;
     tie()?;
     check_interrupted()?;

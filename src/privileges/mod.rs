@@ -22,6 +22,16 @@ use crate::sys::process;
 use caps::{CapSet, Capability, CapsHashSet};
 use std::fs;
 
+/// Whose user id is saved beside the command's (credentials(7)), until exec saves the effective one:
+/// execve(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// The command's too: there is no way back.
+    Command,
+    /// That of before: what [`come_back`] takes on where exec fails.
+    Former,
+}
+
 /// What the command starts with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Privileges {
@@ -109,14 +119,20 @@ impl Privileges {
 
     /// After `confine`: groups, gid, uid, the rest of the capabilities, `no_new_privs`, the socket
     /// filter, and then the look at what the kernel made of it.
-    pub fn drop_all(&self) -> Result<(), PrivilegeError> {
+    pub fn drop_all(&self, saved: Saved) -> Result<(), PrivilegeError> {
+        let before = Status::read()?;
+        let saved = match (&self.identity, saved) {
+            (Some(wanted), Saved::Command) => wanted.uid,
+            (Some(_), Saved::Former) => before.uid[1],
+            (None, _) => before.uid[2],
+        };
         let filter = SocketFilter::compile(&self.socket_families)?;
         if !self.no_new_privs {
             // Without no_new_privs the filter takes a capability, so it goes on while there is one.
             filter.install()?;
         }
         if let Some(identity) = &self.identity {
-            self.become_identity(identity, &Status::read()?)?;
+            self.become_identity(identity, saved, &before)?;
         }
         self.reduce_capabilities()?;
         if self.no_new_privs {
@@ -126,10 +142,15 @@ impl Privileges {
             })?;
             filter.install()?;
         }
-        self.verify(&Status::read()?)
+        self.verify(saved, &Status::read()?)
     }
 
-    fn become_identity(&self, wanted: &Identity, status: &Status) -> Result<(), PrivilegeError> {
+    fn become_identity(
+        &self,
+        wanted: &Identity,
+        saved: u32,
+        status: &Status,
+    ) -> Result<(), PrivilegeError> {
         if [wanted.uid; 4] != status.uid && !self.keep_caps.is_empty() {
             // Else the kernel empties the permitted set when uid 0 is left behind. Exec ends it.
             nix::sys::prctl::set_keepcaps(true).map_err(|errno| PrivilegeError::Prctl {
@@ -137,7 +158,7 @@ impl Privileges {
                 source: errno.into(),
             })?;
         }
-        change_ids(wanted, status)
+        change_ids(wanted, saved, status)
     }
 
     fn reduce_capabilities(&self) -> Result<(), PrivilegeError> {
@@ -152,10 +173,11 @@ impl Privileges {
         reduce_bounding_to(self.kept_mask())
     }
 
-    fn verify(&self, status: &Status) -> Result<(), PrivilegeError> {
+    fn verify(&self, saved: u32, status: &Status) -> Result<(), PrivilegeError> {
         expect_sets(status, [self.kept_mask(); 5])?;
         if let Some(wanted) = &self.identity {
-            expect("Uid", list(&status.uid), list(&[wanted.uid; 4]))?;
+            let uids = [wanted.uid, wanted.uid, saved, wanted.uid];
+            expect("Uid", list(&status.uid), list(&uids))?;
             expect("Gid", list(&status.gid), list(&[wanted.gid; 4]))?;
             expect("Groups", list(&status.groups), list(&wanted.groups))?;
         }
@@ -192,10 +214,21 @@ impl Privileges {
 /// Gives the calling thread the ids of `identity`, for work that is to be done with its rights and
 /// no others; there is no way back.
 pub(crate) fn take_on(identity: &Identity) -> Result<(), PrivilegeError> {
-    change_ids(identity, &Status::read()?)
+    change_ids(identity, identity.uid, &Status::read()?)
 }
 
-fn change_ids(wanted: &Identity, status: &Status) -> Result<(), PrivilegeError> {
+/// Takes on the user id that is saved, if it is `former`: without its capabilities, which are gone.
+pub(crate) fn come_back(former: u32) -> Result<(), PrivilegeError> {
+    process::set_uids(process::UNCHANGED, former, process::UNCHANGED).map_err(|source| {
+        PrivilegeError::Id {
+            what: "user",
+            id: former.to_string(),
+            source,
+        }
+    })
+}
+
+fn change_ids(wanted: &Identity, saved: u32, status: &Status) -> Result<(), PrivilegeError> {
     let failed = |what, id: String| move |source| PrivilegeError::Id { what, id, source };
     if wanted.groups != status.groups {
         process::set_groups(&wanted.groups).map_err(failed("groups", list(&wanted.groups)))?;
@@ -203,8 +236,9 @@ fn change_ids(wanted: &Identity, status: &Status) -> Result<(), PrivilegeError> 
     if [wanted.gid; 4] != status.gid {
         process::set_gid(wanted.gid).map_err(failed("group", wanted.gid.to_string()))?;
     }
-    if [wanted.uid; 4] != status.uid {
-        process::set_uid(wanted.uid).map_err(failed("user", wanted.uid.to_string()))?;
+    if [wanted.uid, wanted.uid, saved, wanted.uid] != status.uid {
+        process::set_uids(wanted.uid, wanted.uid, saved)
+            .map_err(failed("user", wanted.uid.to_string()))?;
     }
     Ok(())
 }
@@ -470,7 +504,15 @@ mod tests {
             seccomp: 2,
             ..root(0)
         };
-        plan.verify(&good).unwrap();
+        plan.verify(1000, &good).unwrap();
+        plan.verify(
+            0,
+            &Status {
+                uid: [1000, 1000, 0, 1000],
+                ..good.clone()
+            },
+        )
+        .unwrap();
         for (field, bad) in [
             (
                 "Uid",
@@ -543,7 +585,7 @@ mod tests {
                 },
             ),
         ] {
-            match plan.verify(&bad).unwrap_err() {
+            match plan.verify(1000, &bad).unwrap_err() {
                 PrivilegeError::Differs { field: found, .. } => assert_eq!(found, field),
                 other => panic!("{other}"),
             }
@@ -553,10 +595,13 @@ mod tests {
             ..plan
         };
         loose
-            .verify(&Status {
-                no_new_privs: false,
-                ..good
-            })
+            .verify(
+                1000,
+                &Status {
+                    no_new_privs: false,
+                    ..good
+                },
+            )
             .unwrap();
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     command::Command,
     error,
     launch::{LaunchError, become_command, check_interrupted, get_ready, set_up, withdraw},
-    privileges::{Keeper, Privileges},
+    privileges::{Keeper, Privileges, Saved},
     sentinel::{Place, Sentinel},
     state_dir::StateLock,
     sys::process,
@@ -179,7 +179,7 @@ fn try_become(
         .read_exact(&mut [0])
         .map_err(set_up("learn that the parent is ready"))?;
     let kept = plan.state.as_ref().map(AsFd::as_fd);
-    become_command(plan.command, plan.privileges, kept, || {
+    become_command(plan.command, plan.privileges, Saved::Command, kept, || {
         // After the last change of credentials, which clears it (prctl(2)).
         prctl::set_pdeathsig(Signal::SIGKILL).map_err(set_up("set the parent-death signal"))?;
         if getppid() != parent {

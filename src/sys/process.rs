@@ -1,8 +1,8 @@
 //! Raw system calls on the calling thread and on the file descriptors of the process.
 //!
 //! The credential calls are raw on purpose. Credentials are a thread's in Linux; the C library's
-//! wrappers change those of every thread (nptl(7)), and the launch needs one thread to step down
-//! while another one stays root. Signals and waits are raw because nix knows no real-time signals.
+//! wrappers change those of every thread (nptl(7)), and a look at files with another user's rights
+//! is to be one thread's. Signals and waits are raw because nix knows no real-time signals.
 
 use nix::fcntl::Flock;
 use nix::sys::{
@@ -35,12 +35,11 @@ pub fn set_gid(gid: u32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })
 }
 
-/// Sets real, effective and saved user id of the calling thread alone: setresuid(2).
-pub fn set_uid(uid: u32) -> io::Result<()> {
-    set_uids(uid, uid, uid)
-}
+/// An id that is to stay as it is: -1 in setresuid(2).
+pub const UNCHANGED: u32 = u32::MAX;
 
-/// Sets real, effective and saved user id of the calling thread alone, each to its own value.
+/// Sets real, effective and saved user id of the calling thread alone, each to its own value:
+/// setresuid(2).
 pub fn set_uids(real: u32, effective: u32, saved: u32) -> io::Result<()> {
     // SAFETY: the call takes three integers.
     check(unsafe { libc::syscall(libc::SYS_setresuid, real, effective, saved) })
