@@ -45,6 +45,12 @@ const LISTENERS: [IpAddr; 2] = [
 const EMBEDDED_DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 
 const REFUSE: &str = "refuse";
+const HIDDEN: &str = "hidden";
+const DNS: &str = "dns";
+const ICMP_OUT: &str = "icmp_out";
+const ICMP_IN: &str = "icmp_in";
+const LOOKUPS: &str = "lookups";
+const ANSWERS: &str = "answers";
 const DIVERT: &str = "divert";
 const DEPART: &str = "depart";
 
@@ -126,42 +132,41 @@ impl Proxy<'_> {
 /// given, DNS for the listed owners of sockets.
 ///
 /// It says nothing to established flows instead of resetting them, so that those which the
-/// coming policy allows survive a second start (I9).
+/// coming policy allows survive a second start (I9). What `dns` opens is in chains of its own:
+/// nothing but them has to change.
 #[must_use]
 pub fn locked(dns: Option<(&Nameservers, &[SocketOwner])>) -> Ruleset {
-    let mut output = refuse_hidden_destinations();
+    let mut lookups = Vec::new();
+    let mut answers = Vec::new();
+    let mut sets = icmp_sets();
     if let Some((nameservers, owners)) = dns {
-        output.extend(way_out(owners, OUT_MARK));
-        output.extend(to_unknown_nameservers(
+        lookups.extend(way_out(owners, RESOLVER_MARK));
+        lookups.extend(to_unknown_nameservers(
             nameservers,
             SocketOwner::user(0),
-            OUT_MARK,
+            RESOLVER_MARK,
         ));
-    }
-    output.extend(close_dns());
-    output.push(Rule(vec![Term::LeavesByLoopback, Term::Accept]));
-    if dns.is_some() {
-        output.push(established(Direction::Original, OUT_MARK));
-    }
-    output.extend(neighbour_discovery(ND_OUT, MLD_OUT));
-    output.push(Rule(vec![Term::Established, Term::Drop]));
-    output.push(Rule(vec![Term::Goto(REFUSE)]));
-
-    let mut input = vec![Rule(vec![Term::CameByLoopback, Term::Accept])];
-    if dns.is_some() {
-        input.push(established(Direction::Reply, OUT_MARK));
-    }
-    input.extend(neighbour_discovery(ND_IN, MLD_IN));
-    input.extend(icmp_errors());
-
-    let mut sets = icmp_sets();
-    if let Some((nameservers, _)) = dns {
+        answers.push(established(Direction::Reply, RESOLVER_MARK));
         sets.extend(nameserver_sets(nameservers));
     }
-    marked_by_content(Ruleset {
-        sets,
-        chains: chains(output, input),
-    })
+    let output = vec![
+        jump(HIDDEN),
+        jump(LOOKUPS),
+        jump(DNS),
+        Rule(vec![Term::LeavesByLoopback, Term::Accept]),
+        jump(ICMP_OUT),
+        Rule(vec![Term::Established, Term::Drop]),
+        Rule(vec![Term::Goto(REFUSE)]),
+    ];
+    let input = vec![
+        Rule(vec![Term::CameByLoopback, Term::Accept]),
+        jump(ANSWERS),
+        jump(ICMP_IN),
+    ];
+    let mut chains = common_chains();
+    chains.extend([chain(LOOKUPS, lookups), chain(ANSWERS, answers)]);
+    chains.extend(base_chains(output, input));
+    marked_by_content(Ruleset { sets, chains })
 }
 
 /// The policy: what the sets allow, DNS only as `dns` says, nothing else.
@@ -169,7 +174,8 @@ pub fn locked(dns: Option<(&Nameservers, &[SocketOwner])>) -> Ruleset {
 pub fn enforced(policy: &Policy, dns: Dns<'_>) -> Ruleset {
     let mut sets = icmp_sets();
     sets.extend(policy_sets(policy));
-    let mut chains = chains(output(dns), input(dns));
+    let mut chains = common_chains();
+    chains.extend(base_chains(output(dns), input(dns)));
     match dns {
         Dns::Closed => {}
         Dns::Servers(nameservers) => sets.extend(nameserver_sets(nameservers)),
@@ -190,10 +196,10 @@ pub fn enforced(policy: &Policy, dns: Dns<'_>) -> Ruleset {
 
 fn output(dns: Dns<'_>) -> Vec<Rule> {
     let mut rules = canary();
-    rules.extend(refuse_hidden_destinations());
+    rules.push(jump(HIDDEN));
     // Closed before loopback, where a nameserver may listen too (I7).
     match dns {
-        Dns::Closed => rules.extend(close_dns()),
+        Dns::Closed => rules.push(jump(DNS)),
         Dns::Servers(_) => {}
         Dns::Proxy(proxy) => {
             rules.push(known_to_listeners());
@@ -206,13 +212,13 @@ fn output(dns: Dns<'_>) -> Vec<Rule> {
             ));
             rules.extend(refuse_forged_answers());
             rules.extend(to_listeners());
-            rules.extend(close_dns());
+            rules.push(jump(DNS));
         }
     }
     rules.push(Rule(vec![Term::LeavesByLoopback, Term::Accept]));
     rules.push(established(Direction::Original, OUT_MARK));
     rules.push(established(Direction::Reply, IN_MARK));
-    rules.extend(neighbour_discovery(ND_OUT, MLD_OUT));
+    rules.push(jump(ICMP_OUT));
     match dns {
         Dns::Closed => {}
         Dns::Servers(nameservers) => {
@@ -223,7 +229,7 @@ fn output(dns: Dns<'_>) -> Vec<Rule> {
                 OUT_MARK,
             ));
             // Port 53 is the mode's, not the list's: a wide entry does not open it.
-            rules.extend(close_dns());
+            rules.push(jump(DNS));
         }
         // Before what is denied: the elements of names are less what `!network` refuses, and
         // `!name` is not about them.
@@ -248,8 +254,7 @@ fn input(dns: Dns<'_>) -> Vec<Rule> {
     if let Dns::Proxy(_) = dns {
         rules.push(established(Direction::Reply, RESOLVER_MARK));
     }
-    rules.extend(neighbour_discovery(ND_IN, MLD_IN));
-    rules.extend(icmp_errors());
+    rules.push(jump(ICMP_IN));
     if let Dns::Proxy(_) = dns {
         rules.extend(answers_from(NAMES));
         rules.extend(go_on_in());
@@ -688,49 +693,64 @@ fn answers_to_inbound() -> Vec<Rule> {
 }
 
 /// Everything refused ends here: counted, logged within a rate, and answered at once.
-fn refuse() -> Chain {
-    Chain {
-        name: REFUSE,
-        hook: None,
-        rules: vec![
-            Rule(vec![Term::Counter]),
-            Rule(vec![
-                Term::Limit {
-                    of: Unit::Packets,
-                    rate: 5,
-                    burst: 10,
-                },
-                Term::Log {
-                    prefix: LOG_PREFIX,
-                    group: LOG_GROUP,
-                },
-            ]),
-            Rule(vec![
-                Term::IsProtocol(Protocol::Tcp),
-                Term::Reject(Reject::TcpReset),
-            ]),
-            Rule(vec![Term::Reject(Reject::AdminProhibited)]),
-        ],
-    }
+fn refuse() -> Vec<Rule> {
+    vec![
+        Rule(vec![Term::Counter]),
+        Rule(vec![
+            Term::Limit {
+                of: Unit::Packets,
+                rate: 5,
+                burst: 10,
+            },
+            Term::Log {
+                prefix: LOG_PREFIX,
+                group: LOG_GROUP,
+            },
+        ]),
+        Rule(vec![
+            Term::IsProtocol(Protocol::Tcp),
+            Term::Reject(Reject::TcpReset),
+        ]),
+        Rule(vec![Term::Reject(Reject::AdminProhibited)]),
+    ]
 }
 
-fn chains(output: Vec<Rule>, input: Vec<Rule>) -> Vec<Chain> {
+fn jump(chain: &'static str) -> Rule {
+    Rule(vec![Term::Jump(chain)])
+}
+
+/// What the lock and every policy have in common. The policy is put in the place of the lock by a
+/// transaction that costs what is in it, and these stay as they are.
+fn common_chains() -> Vec<Chain> {
+    let mut icmp_in = neighbour_discovery(ND_IN, MLD_IN);
+    icmp_in.extend(icmp_errors());
     vec![
-        refuse(),
-        Chain {
-            name: "output",
-            hook: Some(Hook::Output),
-            rules: output,
-        },
-        Chain {
-            name: "input",
-            hook: Some(Hook::Input),
-            rules: input,
-        },
-        Chain {
-            name: "forward",
-            hook: Some(Hook::Forward),
-            rules: Vec::new(),
-        },
+        chain(REFUSE, refuse()),
+        chain(HIDDEN, refuse_hidden_destinations()),
+        chain(DNS, close_dns()),
+        chain(ICMP_OUT, neighbour_discovery(ND_OUT, MLD_OUT)),
+        chain(ICMP_IN, icmp_in),
     ]
+}
+
+fn base_chains(output: Vec<Rule>, input: Vec<Rule>) -> [Chain; 3] {
+    let base = |name, hook, rules| Chain {
+        name,
+        hook: Some(hook),
+        rules,
+    };
+    [
+        base("output", Hook::Output, output),
+        base("input", Hook::Input, input),
+        base("forward", Hook::Forward, Vec::new()),
+    ]
+}
+
+/// A chain that rules of others go to.
+fn chain(name: &'static str, rules: Vec<Rule>) -> Chain {
+    Chain {
+        name,
+        hook: None,
+        rules,
+    }
 }

@@ -150,7 +150,7 @@ pub enum Expr {
         /// The value, in memory order.
         value: Vec<u8>,
     },
-    /// End with a verdict: `NF_DROP` 0, `NF_ACCEPT` 1, `NFT_GOTO` -4.
+    /// End with a verdict: `NF_DROP` 0, `NF_ACCEPT` 1, `NFT_JUMP` -3, `NFT_GOTO` -4.
     Verdict {
         /// The number.
         code: i32,
@@ -196,6 +196,7 @@ pub enum Expr {
 const IPV6_ROUTING_HEADER: u8 = 43;
 const NF_DROP: i32 = 0;
 const NF_ACCEPT: i32 = 1;
+const NFT_JUMP: i32 = -3;
 const NFT_GOTO: i32 = -4;
 const LOOPBACK_IFINDEX: u32 = 1;
 const CT_ESTABLISHED: u32 = 2;
@@ -314,6 +315,7 @@ impl Lowering {
             Term::Accept => self.verdict(NF_ACCEPT, None),
             Term::Drop => self.verdict(NF_DROP, None),
             Term::Goto(chain) => self.verdict(NFT_GOTO, Some(chain)),
+            Term::Jump(chain) => self.verdict(NFT_JUMP, Some(chain)),
             Term::Reject(reject) => self.reject(reject),
         }
     }

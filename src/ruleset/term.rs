@@ -136,6 +136,8 @@ pub enum Term {
     Reject(Reject),
     /// Go on in another chain and do not come back.
     Goto(&'static str),
+    /// Go on in another chain, and come back where that decides nothing.
+    Jump(&'static str),
 }
 
 impl fmt::Display for Term {
@@ -206,6 +208,7 @@ impl fmt::Display for Term {
             }
             Self::Reject(Reject::PolicyFail) => f.write_str("reject with icmpv6 policy-fail"),
             Self::Goto(chain) => write!(f, "goto {chain}"),
+            Self::Jump(chain) => write!(f, "jump {chain}"),
         }
     }
 }

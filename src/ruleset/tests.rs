@@ -48,6 +48,16 @@ fn rules(ruleset: &Ruleset, chain: &str) -> Vec<String> {
     chain.rules.iter().map(ToString::to_string).collect()
 }
 
+/// The same with the rules of other chains where they are jumped to: in the order in which a packet
+/// meets them.
+fn path(ruleset: &Ruleset, chain: &str) -> Vec<String> {
+    let follow = |rule: String| match rule.strip_prefix("jump ") {
+        Some(chain) => path(ruleset, chain),
+        None => vec![rule],
+    };
+    rules(ruleset, chain).into_iter().flat_map(follow).collect()
+}
+
 fn position(rules: &[String], part: &str) -> usize {
     let found = rules.iter().position(|rule| rule.contains(part));
     found.unwrap_or_else(|| panic!("no rule with {part:?} in {rules:#?}"))
@@ -61,24 +71,20 @@ fn every_base_chain_drops_and_what_leaves_is_refused_at_last() {
         enforced(&policy(), Dns::Closed),
         enforced(&policy(), Dns::Servers(&nameservers())),
     ] {
-        let hooks: Vec<_> = ruleset.chains.iter().map(|chain| chain.hook).collect();
-        assert_eq!(
-            hooks,
-            [
-                None,
-                Some(Hook::Output),
-                Some(Hook::Input),
-                Some(Hook::Forward)
-            ]
-        );
-        assert_eq!(rules(&ruleset, "output").last().unwrap(), "goto refuse");
+        let hooks: Vec<_> = ruleset
+            .chains
+            .iter()
+            .filter_map(|chain| chain.hook)
+            .collect();
+        assert_eq!(hooks, [Hook::Output, Hook::Input, Hook::Forward]);
+        assert_eq!(path(&ruleset, "output").last().unwrap(), "goto refuse");
         assert!(rules(&ruleset, "forward").is_empty());
     }
 }
 
 #[test]
 fn the_canary_comes_first_and_only_with_the_policy() {
-    let rules = rules(&enforced(&policy(), Dns::Closed), "output");
+    let rules = path(&enforced(&policy(), Dns::Closed), "output");
     assert!(rules[0].ends_with("reject with icmp prot-unreachable"));
     assert!(rules[1].ends_with("reject with icmpv6 policy-fail"));
     assert!(!locked(None).to_string().contains("192.0.2.1"));
@@ -86,14 +92,14 @@ fn the_canary_comes_first_and_only_with_the_policy() {
 
 #[test]
 fn pinned_closes_port_53_before_loopback_opens() {
-    let rules = rules(&enforced(&policy(), Dns::Closed), "output");
+    let rules = path(&enforced(&policy(), Dns::Closed), "output");
     assert!(position(&rules, "proto-dst 53") < position(&rules, "oif \"lo\" accept"));
     assert!(!rules.iter().any(|rule| rule.contains("nameservers")));
 }
 
 #[test]
 fn system_opens_port_53_to_the_nameservers_and_closes_the_rest() {
-    let rules = rules(&enforced(&policy(), Dns::Servers(&nameservers())), "output");
+    let rules = path(&enforced(&policy(), Dns::Servers(&nameservers())), "output");
     let close = position(&rules, "proto-dst 53");
     assert!(position(&rules, "@nameservers4") < close);
     assert!(position(&rules, "meta skuid 0 udp dport 53") < close);
@@ -106,7 +112,7 @@ fn hidden_destinations_are_refused_before_anything_is_accepted() {
         locked(Some((&nameservers(), &[SocketOwner::user(0)]))),
         enforced(&policy(), Dns::Closed),
     ] {
-        let rules = rules(&ruleset, "output");
+        let rules = path(&ruleset, "output");
         let first = position(&rules, " accept");
         assert!(position(&rules, "exthdr rt exists goto refuse") < first);
         assert!(position(&rules, "ip hdrlength != 5 goto refuse") < first);
@@ -117,7 +123,7 @@ fn hidden_destinations_are_refused_before_anything_is_accepted() {
 fn what_is_denied_is_asked_first_in_both_directions() {
     let ruleset = enforced(&policy(), Dns::Closed);
     for chain in ["output", "input"] {
-        let rules = rules(&ruleset, chain);
+        let rules = path(&ruleset, chain);
         assert!(position(&rules, "@deny4") < position(&rules, "@allow4 "));
         assert!(position(&rules, "@deny6") < position(&rules, "@allow6 "));
     }
@@ -125,7 +131,7 @@ fn what_is_denied_is_asked_first_in_both_directions() {
 
 #[test]
 fn the_lock_lets_dns_through_for_the_listed_uids_only() {
-    let open = rules(
+    let open = path(
         &locked(Some((&nameservers(), &[SocketOwner::user(1000)]))),
         "output",
     );
@@ -139,7 +145,7 @@ fn the_lock_lets_dns_through_for_the_listed_uids_only() {
             .iter()
             .all(|rule| rule.starts_with("meta skuid 1000 "))
     );
-    let closed = rules(&locked(None), "output");
+    let closed = path(&locked(None), "output");
     assert!(!closed.iter().any(|rule| rule.contains("skuid")));
     assert!(!closed.iter().any(|rule| rule.contains("ct mark")));
 }
@@ -225,7 +231,7 @@ fn an_element_is_what_the_kernel_takes() {
 #[test]
 fn path_mtu_and_unreachable_errors_come_in() {
     for ruleset in [locked(None), enforced(&policy(), Dns::Closed)] {
-        let rules = rules(&ruleset, "input");
+        let rules = path(&ruleset, "input");
         position(&rules, "icmp type @icmp_errors4 accept");
         position(&rules, "icmpv6 type @icmp_errors6 accept");
     }
@@ -285,7 +291,7 @@ fn known_nameservers() -> Nameservers {
 fn in_proxy_only_the_resolver_has_a_way_out_to_dns() {
     let nameservers = known_nameservers();
     let ruleset = enforced(&policy(), Dns::Proxy(&proxy(&nameservers, &[])));
-    let output = rules(&ruleset, "output");
+    let output = path(&ruleset, "output");
     let owner = "meta skuid 0 meta skgid 4000000000 ";
     let to_servers = output
         .iter()
@@ -324,7 +330,7 @@ fn what_forwards_for_docker_has_the_same_way_out() {
     };
     for (proxy, to_any) in [(forwarder, 0), (proxy(&unknown, &[]), 2)] {
         let ruleset = enforced(&policy(), Dns::Proxy(&proxy));
-        let output = rules(&ruleset, "output");
+        let output = path(&ruleset, "output");
         let docker = "meta skuid 0 meta skgid 0 ";
         let ways = output.iter().filter(|rule| rule.starts_with(docker));
         assert_eq!(ways.count(), 3 + to_any);
@@ -345,13 +351,13 @@ fn the_resolvers_flows_have_a_mark_that_lets_nothing_out() {
     assert_eq!(mark & KINDS, 0);
     let resolver = format!("ct mark 0x{:08x} ct direction reply accept", mark | 1);
     assert!(
-        !rules(&ruleset, "output")
+        !path(&ruleset, "output")
             .iter()
             .any(|rule| rule.contains(&resolver))
     );
-    position(&rules(&ruleset, "input"), &resolver);
+    position(&path(&ruleset, "input"), &resolver);
     let set = format!("ct mark set 0x{:08x} accept", mark | 1);
-    let marked: Vec<_> = rules(&ruleset, "output")
+    let marked: Vec<_> = path(&ruleset, "output")
         .into_iter()
         .filter(|rule| rule.contains(&set))
         .collect();
@@ -371,12 +377,12 @@ fn a_flow_to_the_listeners_goes_on_over_loopback_and_nowhere_else() {
         ("output", vec![format!("oif \"lo\" {mark} accept")]),
         ("input", vec![]),
     ] {
-        let mut rules = rules(&ruleset, chain);
+        let mut rules = path(&ruleset, chain);
         rules.retain(|rule| rule.contains(&mark));
         assert_eq!(rules, expected);
     }
     // What is refused whatever its flow comes before it.
-    let output = rules(&ruleset, "output");
+    let output = path(&ruleset, "output");
     assert!(position(&output, "ip hdrlength") < position(&output, &mark));
 }
 
@@ -396,7 +402,7 @@ fn a_flow_goes_on_the_way_that_it_went_and_no_other() {
             ("output", "original", "reply"),
             ("input", "reply", "original"),
         ] {
-            let rules = rules(&ruleset, chain);
+            let rules = path(&ruleset, chain);
             let goes_on = |mark: &str, direction: &str| {
                 let rule =
                     format!("ct state established,related {mark} ct direction {direction} accept");
@@ -405,7 +411,7 @@ fn a_flow_goes_on_the_way_that_it_went_and_no_other() {
             goes_on(&let_out, out);
             goes_on(&let_in, into);
         }
-        for rule in rules(&ruleset, "output") {
+        for rule in path(&ruleset, "output") {
             let begins = rule.contains("ct mark set") && !rule.contains("ct mark &");
             assert!(!begins || rule.contains("ct direction original"), "{rule}");
         }
@@ -423,7 +429,7 @@ fn an_answer_by_loopback_is_the_servers_own() {
     };
     let ruleset = enforced(&policy(), Dns::Proxy(&proxy));
     assert!(ruleset.to_string().contains("127.0.0.1 . udp . 5053"));
-    let output = rules(&ruleset, "output");
+    let output = path(&ruleset, "output");
     let servers_own = position(&output, "meta skuid 0 meta skgid 0 oif \"lo\" accept");
     let others = output
         .iter()
@@ -445,7 +451,7 @@ fn an_answer_by_loopback_is_the_servers_own() {
 fn dockers_dns_is_closed_whatever_its_port() {
     let to_it = "ct direction original ip daddr 127.0.0.11 goto refuse";
     for ruleset in [locked(None), enforced(&policy(), Dns::Closed)] {
-        let output = rules(&ruleset, "output");
+        let output = path(&ruleset, "output");
         assert!(position(&output, to_it) < position(&output, "oif \"lo\" accept"));
     }
 }
@@ -455,7 +461,7 @@ fn names_are_asked_before_what_is_denied_and_past_ones_start_nothing() {
     let nameservers = known_nameservers();
     let ruleset = enforced(&policy(), Dns::Proxy(&proxy(&nameservers, &[])));
     for (chain, direction) in [("output", "original"), ("input", "reply")] {
-        let rules = rules(&ruleset, chain);
+        let rules = path(&ruleset, chain);
         let order = [
             "@names4 ",
             "@names6_ranges ",
