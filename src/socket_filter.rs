@@ -5,16 +5,16 @@
 //! behind a filter's back, and a foreign ABI numbers its calls differently: both look absent.
 //! The answer is an error number, never a kill: a program that tries goes on without.
 //!
-//! seccompiler compiles the rules. What it does by itself with a foreign ABI is to kill, and it
-//! does not know x32, so each program gets a preamble that answers first. Nothing but sockets is
-//! filtered: this is no sandbox, but the part of the firewall that nftables cannot be.
+//! seccompiler compiles the rules. What it does by itself with a foreign ABI is to kill, it does not
+//! know x32, and its programs have one error number each, so a preamble answers first for what is
+//! to look absent. Nothing but sockets is filtered: this is no sandbox, but the part of the firewall that nftables cannot be.
 
 use crate::sys::process;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch, sock_filter,
 };
-use std::{collections::BTreeMap, env, fmt, io, str::FromStr};
+use std::{env, fmt, io, str::FromStr};
 use thiserror::Error;
 
 /// A socket address family by its number, the first argument of socket(2).
@@ -145,91 +145,54 @@ impl fmt::Display for Family {
 
 /// The compiled filter, as the kernel takes it.
 #[derive(Debug)]
-pub struct SocketFilter {
-    /// Two, because a program of seccompiler has one answer: ENOSYS here, EAFNOSUPPORT there.
-    programs: [BpfProgram; 2],
-}
+pub struct SocketFilter(BpfProgram);
 
 impl SocketFilter {
     /// A filter that lets `families` pass and no others.
     pub fn compile(families: &[Family]) -> Result<Self, SocketFilterError> {
-        let arch = TargetArch::try_from(env::consts::ARCH)?;
-        Ok(Self {
-            programs: [
-                without_io_uring(arch)?,
-                without_other_families(families, arch)?,
-            ],
-        })
+        Self::for_arch(families, TargetArch::try_from(env::consts::ARCH)?)
+    }
+
+    fn for_arch(families: &[Family], arch: TargetArch) -> Result<Self, SocketFilterError> {
+        // The kernel looks at the low 32 bits of the argument alone.
+        let differs = families.iter().map(|family| {
+            SeccompCondition::new(
+                0,
+                SeccompCmpArgLen::Dword,
+                SeccompCmpOp::Ne,
+                u64::from(family.0),
+            )
+        });
+        let other = SeccompRule::new(differs.collect::<Result<_, _>>()?)?;
+        let calls = [libc::SYS_socket, libc::SYS_socketpair];
+        let rules = calls.map(|call| (call, vec![other.clone()]));
+        let refuse = SeccompAction::Errno(libc::EAFNOSUPPORT.unsigned_abs());
+        let compiled: BpfProgram =
+            SeccompFilter::new(rules.into(), SeccompAction::Allow, refuse, arch)?.try_into()?;
+        let mut program = preamble(arch);
+        program.extend(compiled);
+        Ok(Self(program))
     }
 
     /// Puts it on the calling thread, and so on what that thread executes and forks. It takes
     /// `no_new_privs` or `CAP_SYS_ADMIN`; nothing takes it off again.
     pub fn install(&self) -> Result<(), SocketFilterError> {
-        for program in &self.programs {
-            process::install_filter(program).map_err(SocketFilterError::Install)?;
-        }
-        Ok(())
+        process::install_filter(&self.0).map_err(SocketFilterError::Install)
     }
 }
 
-fn without_io_uring(arch: TargetArch) -> Result<BpfProgram, SocketFilterError> {
-    let calls = [
-        libc::SYS_io_uring_setup,
-        libc::SYS_io_uring_enter,
-        libc::SYS_io_uring_register,
-    ];
-    // No rule for a call: whatever its arguments.
-    compile(
-        calls.map(|call| (call, Vec::new())).into(),
-        libc::ENOSYS,
-        arch,
-    )
-}
-
-fn without_other_families(
-    families: &[Family],
-    arch: TargetArch,
-) -> Result<BpfProgram, SocketFilterError> {
-    // The kernel looks at the low 32 bits of the argument alone.
-    let differs = families.iter().map(|family| {
-        SeccompCondition::new(
-            0,
-            SeccompCmpArgLen::Dword,
-            SeccompCmpOp::Ne,
-            u64::from(family.0),
-        )
-    });
-    let other = SeccompRule::new(differs.collect::<Result<_, _>>()?)?;
-    let calls = [libc::SYS_socket, libc::SYS_socketpair];
-    compile(
-        calls.map(|call| (call, vec![other.clone()])).into(),
-        libc::EAFNOSUPPORT,
-        arch,
-    )
-}
-
-/// A program that answers the calls of `rules` with `errno`, and a foreign ABI with ENOSYS.
-fn compile(
-    rules: BTreeMap<i64, Vec<SeccompRule>>,
-    errno: i32,
-    arch: TargetArch,
-) -> Result<BpfProgram, SocketFilterError> {
-    let refuse = SeccompAction::Errno(errno.unsigned_abs());
-    let compiled: BpfProgram =
-        SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch)?.try_into()?;
-    let mut program = foreign_abi_is_absent(arch);
-    program.extend(compiled);
-    Ok(program)
-}
-
-/// The ABIs that a kernel offers beside the native one: i386 and `AArch32` have their own
-/// architecture number, x32 has that of `x86_64` and a bit in its call numbers.
-fn foreign_abi_is_absent(arch: TargetArch) -> BpfProgram {
+/// ENOSYS for `io_uring`, and for the ABIs that a kernel offers beside the native one: i386 and
+/// `AArch32` have their own architecture number, x32 has that of `x86_64` and a bit in its call
+/// numbers.
+fn preamble(arch: TargetArch) -> BpfProgram {
     /// `offsetof(struct seccomp_data, nr)` and `arch`: linux/seccomp.h.
     const NR: u32 = 0;
     const ARCH: u32 = 4;
     /// `__X32_SYSCALL_BIT`: asm/unistd.h of x86. No architecture has native calls above it.
     const X32: u32 = 0x4000_0000;
+    /// `io_uring_setup`, `io_uring_enter` and `io_uring_register` on every architecture:
+    /// asm-generic/unistd.h.
+    const IO_URING: [u32; 3] = [425, 426, 427];
     // linux/bpf_common.h: load a word at a fixed offset, jumps that compare with k, return k.
     const LOAD: u16 = 0x20;
     const IF_EQUAL: u16 = 0x15;
@@ -247,9 +210,12 @@ fn foreign_abi_is_absent(arch: TargetArch) -> BpfProgram {
     let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
     vec![
         step(LOAD, 0, 0, ARCH),
-        step(IF_EQUAL, 0, 2, native),
+        step(IF_EQUAL, 0, 5, native),
         step(LOAD, 0, 0, NR),
-        step(IF_AT_LEAST, 0, 1, X32),
+        step(IF_AT_LEAST, 3, 0, X32),
+        step(IF_EQUAL, 2, 0, IO_URING[0]),
+        step(IF_EQUAL, 1, 0, IO_URING[1]),
+        step(IF_EQUAL, 0, 1, IO_URING[2]),
         step(RETURN, 0, 0, enosys),
     ]
 }
@@ -291,24 +257,12 @@ mod tests {
         }
     }
 
-    /// The answer of all programs: the kernel takes the lowest action (seccomp(2)).
     fn answer(filter: &SocketFilter, arch: u32, nr: i64, arg0: u64) -> u32 {
-        let nr = u32::try_from(nr).unwrap();
-        filter
-            .programs
-            .iter()
-            .map(|program| run(program, arch, nr, arg0))
-            .min()
-            .unwrap()
+        run(&filter.0, arch, u32::try_from(nr).unwrap(), arg0)
     }
 
     fn for_arch(families: &[Family], arch: TargetArch) -> SocketFilter {
-        SocketFilter {
-            programs: [
-                without_io_uring(arch).unwrap(),
-                without_other_families(families, arch).unwrap(),
-            ],
-        }
+        SocketFilter::for_arch(families, arch).unwrap()
     }
 
     const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;

@@ -493,26 +493,33 @@ mod tests {
         stay().check_attainable_from(&root(u64::MAX), true).unwrap();
     }
 
-    #[test]
-    fn any_difference_is_an_error() {
-        let plan = node();
-        let good = Status {
+    fn as_planned() -> Status {
+        Status {
             uid: [1000; 4],
             gid: [1000; 4],
             groups: vec![29, 1000],
             no_new_privs: true,
             seccomp: 2,
             ..root(0)
+        }
+    }
+
+    #[test]
+    fn until_exec_the_former_user_may_be_saved() {
+        let saved = Status {
+            uid: [1000, 1000, 0, 1000],
+            ..as_planned()
         };
+        node().verify(0, &saved).unwrap();
+        node().verify(0, &as_planned()).unwrap_err();
+        node().verify(1000, &saved).unwrap_err();
+    }
+
+    #[test]
+    fn any_difference_is_an_error() {
+        let plan = node();
+        let good = as_planned();
         plan.verify(1000, &good).unwrap();
-        plan.verify(
-            0,
-            &Status {
-                uid: [1000, 1000, 0, 1000],
-                ..good.clone()
-            },
-        )
-        .unwrap();
         for (field, bad) in [
             (
                 "Uid",
