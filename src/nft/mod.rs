@@ -152,7 +152,7 @@ impl Nftables {
 
     /// What the rules counted since they were made.
     pub fn counters(&mut self) -> Result<Counters, NftError> {
-        let [out, into, refused] = ["output", "input", "refuse"].map(|chain| {
+        let [out, into, refused] = ["let_out", "input", "refuse"].map(|chain| {
             let counts = self.ask(&nftnl::dump_rules(chain), nftnl::parse_counter)?;
             Ok::<Vec<Count>, NftError>(counts.into_iter().flatten().collect())
         });

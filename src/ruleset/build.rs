@@ -49,6 +49,10 @@ const HIDDEN: &str = "hidden";
 const DNS: &str = "dns";
 const ICMP_OUT: &str = "icmp_out";
 const ICMP_IN: &str = "icmp_in";
+const REQUESTS: &str = "requests";
+const REPLIES: &str = "replies";
+const LET_OUT: &str = "let_out";
+const GO_ON: &str = "go_on";
 const LOOKUPS: &str = "lookups";
 const ANSWERS: &str = "answers";
 const DIVERT: &str = "divert";
@@ -175,6 +179,12 @@ pub fn enforced(policy: &Policy, dns: Dns<'_>) -> Ruleset {
     let mut sets = icmp_sets();
     sets.extend(policy_sets(policy));
     let mut chains = common_chains();
+    chains.extend([
+        chain(LET_OUT, vec![let_out()]),
+        chain(GO_ON, vec![go_on()]),
+        chain(REQUESTS, requests(dns)),
+        chain(REPLIES, replies(dns)),
+    ]);
     chains.extend(base_chains(output(dns), input(dns)));
     match dns {
         Dns::Closed => {}
@@ -219,29 +229,38 @@ fn output(dns: Dns<'_>) -> Vec<Rule> {
     rules.push(established(Direction::Original, OUT_MARK));
     rules.push(established(Direction::Reply, IN_MARK));
     rules.push(jump(ICMP_OUT));
-    match dns {
-        Dns::Closed => {}
-        Dns::Servers(nameservers) => {
-            rules.extend(to_nameservers(None, OUT_MARK));
-            rules.extend(to_unknown_nameservers(
-                nameservers,
-                SocketOwner::user(0),
-                OUT_MARK,
-            ));
-            // Port 53 is the mode's, not the list's: a wide entry does not open it.
-            rules.push(jump(DNS));
-        }
-        // Before what is denied: the elements of names are less what `!network` refuses, and
-        // `!name` is not about them.
-        Dns::Proxy(_) => {
-            rules.extend(let_out(NAMES));
-            rules.extend(go_on_out());
-        }
+    if let Dns::Servers(nameservers) = dns {
+        rules.extend(to_nameservers(None, OUT_MARK));
+        rules.extend(to_unknown_nameservers(
+            nameservers,
+            SocketOwner::user(0),
+            OUT_MARK,
+        ));
+        // Port 53 is the mode's, not the list's: a wide entry does not open it.
+        rules.push(jump(DNS));
     }
-    rules.extend(refuse_denied());
-    rules.extend(let_out(ALLOWED));
+    rules.push(Rule(vec![
+        Term::Direction(Direction::Original),
+        Term::Jump(REQUESTS),
+    ]));
     rules.extend(answers_to_inbound());
     rules.push(Rule(vec![Term::Goto(REFUSE)]));
+    rules
+}
+
+/// What starts flows to what is allowed, and takes over those that an earlier policy started. What
+/// looks like an answer starts none, and does not come here: the other way of such a flow leads to
+/// anywhere.
+fn requests(dns: Dns<'_>) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    if let Dns::Proxy(_) = dns {
+        // Before what is denied: the elements of names are less what `!network` refuses, and
+        // `!name` is not about them.
+        rules.extend(services(NAMES, End::Destination, LET_OUT));
+        rules.extend(past_requests());
+    }
+    rules.extend(denied(End::Destination, &Term::Goto(REFUSE)));
+    rules.extend(services(ALLOWED, End::Destination, LET_OUT));
     rules
 }
 
@@ -255,14 +274,24 @@ fn input(dns: Dns<'_>) -> Vec<Rule> {
         rules.push(established(Direction::Reply, RESOLVER_MARK));
     }
     rules.push(jump(ICMP_IN));
-    if let Dns::Proxy(_) = dns {
-        rules.extend(answers_from(NAMES));
-        rules.extend(go_on_in());
-    }
-    rules.extend(drop_denied());
-    rules.extend(answers_from(ALLOWED));
+    rules.push(Rule(vec![
+        Term::Direction(Direction::Reply),
+        Term::Jump(REPLIES),
+    ]));
     rules.extend(let_in());
     rules.push(Rule(vec![Term::Counter]));
+    rules
+}
+
+/// The way in of the flows that [`requests`] takes over: it may be only the other side that talks.
+fn replies(dns: Dns<'_>) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    if let Dns::Proxy(_) = dns {
+        rules.extend(services(NAMES, End::Source, GO_ON));
+        rules.extend(past_replies());
+    }
+    rules.extend(denied(End::Source, &Term::Drop));
+    rules.extend(services(ALLOWED, End::Source, GO_ON));
     rules
 }
 
@@ -580,82 +609,50 @@ fn service(family: Family, address: End, port: End, set: &'static str) -> Term {
     }
 }
 
-fn refuse_denied() -> Vec<Rule> {
+/// What is denied, whatever else allows it, ends with a verdict.
+fn denied(end: End, verdict: &Term) -> Vec<Rule> {
     [(Family::V4, DENY4), (Family::V6, DENY6)]
-        .map(|(family, set)| {
-            Rule(vec![
-                service(family, End::Destination, End::Destination, set),
-                Term::Goto(REFUSE),
-            ])
-        })
+        .map(|(family, set)| Rule(vec![service(family, end, end, set), verdict.clone()]))
         .into()
 }
 
-/// Starts flows to what is allowed, and takes over those that an earlier policy started. What
-/// looks like an answer starts none: the other way of such a flow leads to anywhere.
-fn let_out(sets: ServiceSets) -> Vec<Rule> {
-    sets.map(|(family, set)| {
-        Rule(vec![
-            service(family, End::Destination, End::Destination, set),
-            Term::Direction(Direction::Original),
-            Term::Counter,
-            Term::SetMark(OUT_MARK),
-            Term::Accept,
-        ])
-    })
-    .into()
+/// What is in the sets goes to a chain.
+fn services(sets: ServiceSets, end: End, chain: &'static str) -> Vec<Rule> {
+    sets.map(|(family, set)| Rule(vec![service(family, end, end, set), Term::Goto(chain)]))
+        .into()
+}
+
+/// Starts a flow, or takes over one that an earlier policy started.
+fn let_out() -> Rule {
+    Rule(vec![Term::Counter, Term::SetMark(OUT_MARK), Term::Accept])
+}
+
+/// Takes over a flow.
+fn go_on() -> Rule {
+    Rule(vec![Term::SetMark(OUT_MARK), Term::Accept])
 }
 
 /// Takes over flows to where a still allowed name was lately, and starts none: answers were seen
 /// and they have a mark, so that an earlier generation let them out.
-fn go_on_out() -> Vec<Rule> {
+fn past_requests() -> Vec<Rule> {
     PAST.map(|(family, set)| {
         Rule(vec![
             Term::Answered,
-            Term::Direction(Direction::Original),
             Term::Marked,
             service(family, End::Destination, End::Destination, set),
-            Term::SetMark(OUT_MARK),
-            Term::Accept,
+            Term::Goto(GO_ON),
         ])
     })
     .into()
 }
 
 /// The way in of the same flows.
-fn go_on_in() -> Vec<Rule> {
+fn past_replies() -> Vec<Rule> {
     PAST.map(|(family, set)| {
         Rule(vec![
             Term::Answered,
-            Term::Direction(Direction::Reply),
             service(family, End::Source, End::Source, set),
-            Term::SetMark(OUT_MARK),
-            Term::Accept,
-        ])
-    })
-    .into()
-}
-
-fn drop_denied() -> Vec<Rule> {
-    [(Family::V4, DENY4), (Family::V6, DENY6)]
-        .map(|(family, set)| {
-            Rule(vec![
-                Term::Direction(Direction::Reply),
-                service(family, End::Source, End::Source, set),
-                Term::Drop,
-            ])
-        })
-        .into()
-}
-
-/// The way in of the flows that [`let_out`] takes over: it may be only the other side that talks.
-fn answers_from(sets: ServiceSets) -> Vec<Rule> {
-    sets.map(|(family, set)| {
-        Rule(vec![
-            Term::Direction(Direction::Reply),
-            service(family, End::Source, End::Source, set),
-            Term::SetMark(OUT_MARK),
-            Term::Accept,
+            Term::Goto(GO_ON),
         ])
     })
     .into()

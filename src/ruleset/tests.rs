@@ -48,12 +48,17 @@ fn rules(ruleset: &Ruleset, chain: &str) -> Vec<String> {
     chain.rules.iter().map(ToString::to_string).collect()
 }
 
-/// The same with the rules of other chains where they are jumped to: in the order in which a packet
-/// meets them.
+/// The same with the rules of other chains where they are jumped or gone to, but for `refuse`: in the
+/// order in which a packet meets them.
 fn path(ruleset: &Ruleset, chain: &str) -> Vec<String> {
-    let follow = |rule: String| match rule.strip_prefix("jump ") {
-        Some(chain) => path(ruleset, chain),
-        None => vec![rule],
+    let follow = |rule: String| {
+        let (to_there, chain) = match (rule.split_once("jump "), rule.split_once("goto ")) {
+            (Some(found), _) => found,
+            (None, Some(found)) if found.1 != "refuse" => found,
+            _ => return vec![rule],
+        };
+        let there = path(ruleset, chain).into_iter();
+        there.map(|rule| format!("{to_there}{rule}")).collect()
     };
     rules(ruleset, chain).into_iter().flat_map(follow).collect()
 }
@@ -476,7 +481,7 @@ fn names_are_asked_before_what_is_denied_and_past_ones_start_nothing() {
         );
         let past = rules.iter().filter(|rule| rule.contains("@past"));
         assert_eq!(past.clone().count(), 4);
-        let start = format!("ct state established ct direction {direction} ");
+        let start = format!("ct direction {direction} ct state established ");
         assert!(past.clone().all(|rule| rule.starts_with(&start)));
     }
 }
