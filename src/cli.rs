@@ -3,8 +3,9 @@
 //! [`crate::config`] gives the strings their meaning, together with the environment, and reports
 //! everything that is wrong with them at once.
 
-// The documentation of the fields is the help text, which has no markup.
-#![allow(clippy::doc_markdown)]
+// The documentation of the fields is the help text, which has no markup. That of the structures
+// would be taken for the description of a subcommand, so that they have comments instead.
+#![allow(clippy::doc_markdown, missing_docs)]
 
 use clap::{Args, Parser, Subcommand};
 use std::{ffi::OsString, path::PathBuf};
@@ -35,8 +36,10 @@ pub struct Cli {
     pub command: Vec<OsString>,
 }
 
-/// The subcommands.
+/// The subcommands, whose arguments are put together only where one of them is typed: the
+/// entrypoint, which starts every container, has no use for them.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Action {
     /// Lock, resolve, enforce and publish without a command, then exit 0 (Kubernetes init container)
     Apply {
@@ -74,7 +77,7 @@ pub enum Action {
     },
 }
 
-/// What `status` takes.
+// What `status` takes.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// Print one JSON object instead
@@ -88,7 +91,7 @@ pub struct StatusArgs {
     pub log: LogArgs,
 }
 
-/// What `check` takes.
+// What `check` takes.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// Print {"ok", "reason", "sentinel"} to standard output
@@ -108,8 +111,8 @@ pub struct CheckArgs {
     pub command: Vec<OsString>,
 }
 
-/// What the entrypoint, `apply` and `plan` take. Where an option names a variable, the option
-/// wins over it; a variable set to the empty string counts as absent.
+// What the entrypoint, `apply` and `plan` take. Where an option names a variable, the option
+// wins over it; a variable set to the empty string counts as absent.
 #[derive(Debug, Args)]
 pub struct StartArgs {
     /// File of allowed destinations, one entry a line; repeatable [env: EGRESS_INIT_ALLOWLIST, `:` between files] [default: /etc/beacon-code/allowed_domains.txt]
@@ -150,7 +153,7 @@ pub struct StartArgs {
     pub log: LogArgs,
 }
 
-/// What mode `proxy` can be told.
+// What mode `proxy` can be told.
 #[derive(Debug, Args)]
 pub struct ProxyArgs {
     /// Shortest TTL that is believed [env: EGRESS_INIT_DNS_MIN_TTL] [default: 60s]
@@ -167,7 +170,7 @@ pub struct ProxyArgs {
     pub dns_wildcard_length: Option<String>,
 }
 
-/// Whether to stay above the command, and how.
+// Whether to stay above the command, and how.
 #[derive(Debug, Args)]
 pub struct SuperviseArgs {
     /// Stay as PID 1 above the command: pass signals on, reap orphans [env: EGRESS_INIT_SUPERVISE=1]
@@ -181,7 +184,7 @@ pub struct SuperviseArgs {
     pub kill_after: Option<String>,
 }
 
-/// The sentinel, and what the command may keep.
+// The sentinel, and what the command may keep.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Run the command as this user; names from /etc/passwd and /etc/group, or numbers [env: EGRESS_INIT_USER] [default: stay as started]
@@ -207,7 +210,7 @@ pub struct RunArgs {
     pub fix_state_dir: bool,
 }
 
-/// Logging, to standard error only.
+// Logging, to standard error only.
 #[derive(Debug, Args)]
 pub struct LogArgs {
     /// text, or json with EGRESS_INIT_CORRELATION_ID or the container's id in each line [env: EGRESS_INIT_LOG_FORMAT] [default: text]
@@ -227,6 +230,21 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_subcommand_is_described_in_its_own_help_as_in_the_list() {
+        let listed = Cli::command();
+        let mut built = Cli::command();
+        built.build();
+        for listed in listed.get_subcommands() {
+            let own = built.find_subcommand(listed.get_name()).unwrap();
+            let words = |command: &clap::Command| {
+                let about = [command.get_about(), command.get_long_about()];
+                about.map(|text| text.map(ToString::to_string))
+            };
+            assert_eq!(words(own), words(listed));
+        }
     }
 
     #[test]
