@@ -14,7 +14,10 @@
 //!
 //! And a namespace with a bridge is a host to others, though it be itself in a container.
 
-use crate::{links, sys::socket};
+use crate::{
+    links::{self, Links},
+    sys::socket,
+};
 use std::{
     fmt, fs, io,
     os::{
@@ -93,13 +96,15 @@ impl fmt::Display for Proof {
     }
 }
 
-/// Whether the network namespace of the calling thread is a host's. Within a tokio runtime.
-pub async fn check() -> Result<(), HostNetwork> {
+/// Whether the network namespace of the calling thread is a host's; if not, what it saw of the
+/// links. Within a tokio runtime.
+pub async fn check() -> Result<Links, HostNetwork> {
     judge(&Facts::gather())?;
     // What cannot be listed has no say; a kernel without netlink ends the start soon enough.
-    match links::bridges().await.unwrap_or_default().pop() {
+    let mut links = links::list().await.unwrap_or_default();
+    match links.bridges.pop() {
         Some(bridge) => Err(HostNetwork::Bridge(bridge)),
-        None => Ok(()),
+        None => Ok(links),
     }
 }
 

@@ -7,7 +7,8 @@ use futures_util::TryStreamExt;
 use rtnetlink::{
     Handle, LinkUnspec, RouteMessageBuilder, new_connection,
     packet_route::{
-        link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+        AddressFamily,
+        link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     },
 };
@@ -66,6 +67,34 @@ pub struct Connectivity {
     pub ipv6: bool,
 }
 
+/// What a list of the links showed; by default, nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Links {
+    /// The names of the bridges: of interfaces that connect other namespaces through this one.
+    pub bridges: Vec<String>,
+    /// Loopback was there, and up.
+    pub loopback_is_up: bool,
+}
+
+/// Lists the links.
+pub async fn list() -> Result<Links, LinksError> {
+    with_handle(async |handle| {
+        let failed = |error| LinksError::Request("read the links", Box::new(error));
+        // Nobody asks how many packets each has seen, which is most of what there is to say.
+        let request = handle.link().get();
+        let mut links = request
+            .set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats])
+            .execute();
+        let mut found = Links::default();
+        while let Some(link) = links.try_next().await.map_err(failed)? {
+            found.loopback_is_up |= link.header.index == LOOPBACK && is_up(&link);
+            found.bridges.extend(bridge_name(&link));
+        }
+        Ok(found)
+    })
+    .await
+}
+
 /// Brings loopback up where it is down: local services are part of what may flow, and the kernel
 /// delivers the answers of a rejecting rule through it.
 pub async fn bring_loopback_up() -> Result<(), LinksError> {
@@ -75,7 +104,7 @@ pub async fn bring_loopback_up() -> Result<(), LinksError> {
         let Some(link) = links.try_next().await.map_err(failed)? else {
             return Ok(());
         };
-        if link.header.flags.contains(LinkFlags::Up) {
+        if is_up(&link) {
             return Ok(());
         }
         let up = LinkUnspec::new_with_index(LOOPBACK).up().build();
@@ -99,18 +128,8 @@ pub async fn connectivity() -> Result<Connectivity, LinksError> {
     .await
 }
 
-/// The names of the bridges: of interfaces that connect other namespaces through this one.
-pub async fn bridges() -> Result<Vec<String>, LinksError> {
-    with_handle(async |handle| {
-        let failed = |error| LinksError::Request("read the links", Box::new(error));
-        let mut links = handle.link().get().execute();
-        let mut bridges = Vec::new();
-        while let Some(link) = links.try_next().await.map_err(failed)? {
-            bridges.extend(bridge_name(&link));
-        }
-        Ok(bridges)
-    })
-    .await
+fn is_up(link: &LinkMessage) -> bool {
+    link.header.flags.contains(LinkFlags::Up)
 }
 
 /// The name of the link if it is a bridge.

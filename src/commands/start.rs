@@ -13,7 +13,7 @@ use crate::{
     host_network,
     inputs::{self, Questions},
     keeper::{self, Charge, Found, Handover, ListWatch, Reading, Terms, status_socket},
-    links,
+    links::{self, Links},
     nft::{self, NftError, Nftables},
     policy::{self, Answers, Change, Counts, Decision, Ledger, Nameservers, Origin, Policy},
     privileges::Keeper,
@@ -142,9 +142,11 @@ pub async fn enforce<T>(
     // One that stays may find what another one left in force, and then the sentinel is true.
     let stays = job == Job::Apply { watch: true };
     StartLock::check_free_to_take()?;
-    if !args.allow_host_network {
-        host_network::check().await?;
-    }
+    let links = if args.allow_host_network {
+        Links::default()
+    } else {
+        host_network::check().await?
+    };
     let start_lock = unless_interrupted(&signals, StartLock::acquire(START_LOCK_TIMEOUT)).await??;
     let adopted = if stays { Firewall::adopt()? } else { None };
     let mut removed = Ok(());
@@ -159,7 +161,9 @@ pub async fn enforce<T>(
         removed?;
         let config = config::start(args, environment, job)?;
         let prepared = prepare(&config)?;
-        links::bring_loopback_up().await?;
+        if !links.loopback_is_up {
+            links::bring_loopback_up().await?;
+        }
         let listeners = (config.dns == Dns::Proxy).then(|| Listeners::bind(&LISTEN));
         let listeners = listeners.transpose().map_err(Error::Listen)?;
         let watch = listeners
