@@ -1,13 +1,13 @@
 //! Which container is this? For logs and for the holder of a lock: something that an operator can
 //! look up. Nothing depends on it.
 
-use std::fs;
+use crate::file;
 
 /// The id of the container, where the kernel or the runtime lets it be known: 64 hexadecimal
 /// digits, or the 12 that Docker makes the host name.
 #[must_use]
 pub fn id() -> Option<String> {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let read = |path| file::of_proc(path).unwrap_or_default();
     from_cgroup(&read("/proc/self/cgroup"))
         .or_else(|| from_mountinfo(&read("/proc/self/mountinfo")))
         .or_else(|| from_host_name(&host_name()?))

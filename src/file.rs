@@ -9,6 +9,12 @@ use std::{
     path::{Component, Path},
 };
 
+/// More than the end of a file takes to be seen: without it the vector would grow for the last read,
+/// that of nothing.
+const ROOM: usize = 64;
+/// More than the usual file of /proc has; a longer one takes more reads.
+const PROC_ROOM: usize = 4096;
+
 /// The content of a regular file of at most `limit` octets; symbolic links are followed.
 ///
 /// `O_NONBLOCK`: opening a FIFO that nobody writes to would block for ever.
@@ -20,13 +26,15 @@ pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 
 /// The same of a file that is open already, from where it stands.
 pub(crate) fn content(file: &File, limit: u64) -> io::Result<Vec<u8>> {
-    if !file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "not a regular file",
         ));
     }
-    let mut content = Vec::new();
+    let size = usize::try_from(metadata.len().min(limit)).unwrap_or_default();
+    let mut content = Vec::with_capacity(size + ROOM);
     file.take(limit + 1).read_to_end(&mut content)?;
     if u64::try_from(content.len()).is_ok_and(|length| length > limit) {
         return Err(io::Error::new(
@@ -35,6 +43,14 @@ pub(crate) fn content(file: &File, limit: u64) -> io::Result<Vec<u8>> {
         ));
     }
     Ok(content)
+}
+
+/// A file of /proc, which says that it is empty: most are read at once, whole.
+pub(crate) fn of_proc(path: &str) -> io::Result<String> {
+    let mut text = String::with_capacity(PROC_ROOM);
+    // By way of `take`, which does not ask for the size of the file.
+    File::open(path)?.take(u64::MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// As many symbolic links as the kernel follows in one path: `path_resolution(7)`.

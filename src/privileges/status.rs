@@ -1,6 +1,7 @@
 //! What the kernel says a thread may do: `/proc/thread-self/status` (`proc_pid_status(5)`).
 
-use std::{fs, io};
+use crate::file;
+use std::io;
 use thiserror::Error;
 
 const FILE: &str = "/proc/thread-self/status";
@@ -47,7 +48,7 @@ pub enum StatusError {
 impl Status {
     /// Of the calling thread.
     pub fn read() -> Result<Self, StatusError> {
-        Self::parse(&fs::read_to_string(FILE).map_err(StatusError::Unreadable)?)
+        Self::parse(&file::of_proc(FILE).map_err(StatusError::Unreadable)?)
     }
 
     fn parse(text: &str) -> Result<Self, StatusError> {

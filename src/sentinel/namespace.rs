@@ -1,6 +1,6 @@
 //! Which network namespace of which boot a process is in: what a sentinel is bound to (I3).
 
-use crate::{error, sys::socket};
+use crate::{error, file, sys::socket};
 use std::os::fd::AsFd;
 use std::os::unix::{fs::MetadataExt, net::UnixDatagram};
 use std::{fs, io};
@@ -54,7 +54,7 @@ impl Namespace {
     /// Of the calling thread.
     pub fn current() -> Result<Self, NamespaceError> {
         let unreadable = |file| move |source| NamespaceError::Unreadable { file, source };
-        let boot_id = fs::read_to_string(BOOT_ID).map_err(unreadable(BOOT_ID))?;
+        let boot_id = file::of_proc(BOOT_ID).map_err(unreadable(BOOT_ID))?;
         let net = fs::metadata(NET).map_err(unreadable(NET))?;
         Ok(Self {
             boot_id: boot_id.trim_end().to_owned(),
