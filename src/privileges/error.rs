@@ -32,14 +32,12 @@ pub enum PrivilegeError {
     /// The credentials of the thread cannot be read.
     #[error(transparent)]
     Status(#[from] StatusError),
-    /// A capability set cannot be changed.
-    #[error("cannot change the {set} capabilities")]
-    Capabilities {
-        /// The set.
-        set: &'static str,
-        /// The reason.
-        source: CapsError,
-    },
+    /// The capability sets of capset(2) cannot be changed.
+    #[error("cannot change the effective, permitted and inheritable capabilities")]
+    Capabilities(#[source] io::Error),
+    /// The ambient capabilities cannot be changed.
+    #[error("cannot change the ambient capabilities")]
+    Ambient(#[source] CapsError),
     /// The bounding set cannot be changed.
     #[error("cannot take capability {number} from the bounding set")]
     Bounding {
@@ -121,7 +119,8 @@ impl PrivilegeError {
                 "choose an id that this user namespace maps (/proc/self/uid_map, gid_map)".to_owned()
             }
             Self::SocketFilter(error) => return error.remedy(),
-            Self::Capabilities { .. }
+            Self::Capabilities(_)
+            | Self::Ambient(_)
             | Self::Bounding { .. }
             | Self::Id { .. }
             | Self::OwnId { .. }

@@ -15,12 +15,13 @@
 
 use super::{
     PrivilegeError, Privileges, Status, StatusError, check_permitted, expect, expect_sets, list,
-    reduce_bounding_to, set,
+    mask, reduce_bounding, set_ambient, set_capabilities,
 };
 use crate::accounts::Identity;
+use crate::file;
 use crate::sys::process;
-use caps::{CapSet, Capability, CapsHashSet};
-use std::{fs, io};
+use caps::{Capability, CapsHashSet};
+use std::io;
 
 /// Real and saved uid of the process above the command, the first that the user namespace maps.
 ///
@@ -191,12 +192,10 @@ impl Keeper {
             // The effective uid stays root's, so the kernel takes no capability away here.
             process::set_uids(uid, own, uid).map_err(failed("user", uid))?;
         }
-        reduce_bounding_to(0)?;
-        let none = CapsHashSet::new();
-        set(CapSet::Ambient, &none)?;
-        set(CapSet::Effective, &self.capabilities)?;
-        set(CapSet::Permitted, &self.capabilities)?;
-        set(CapSet::Inheritable, &none)?;
+        reduce_bounding(before.bounding, 0)?;
+        set_ambient(&CapsHashSet::new())?;
+        let kept = mask(&self.capabilities);
+        set_capabilities(kept, kept, 0)?;
         let prctl = |what| {
             move |errno: nix::errno::Errno| PrivilegeError::Prctl {
                 what,
@@ -212,10 +211,7 @@ impl Keeper {
     }
 
     fn verify(&self, before: &Status, status: &Status) -> Result<(), PrivilegeError> {
-        let kept = self
-            .capabilities
-            .iter()
-            .fold(0, |mask, kept| mask | kept.bitmask());
+        let kept = mask(&self.capabilities);
         expect_sets(status, [0, kept, kept, 0, 0])?;
         let own = before.uid[1];
         let uids = self.uid.map_or(before.uid, |uid| [uid, own, uid, own]);
@@ -233,7 +229,7 @@ impl Keeper {
 /// A map of user namespaces; none in a kernel that has none. Without it the process would share ids
 /// with the command that it could have for itself, so that one which cannot be read is an error.
 fn id_map(path: &'static str) -> Result<String, PrivilegeError> {
-    match fs::read_to_string(path) {
+    match file::of_proc(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         read => Ok(read.map_err(|error| StatusError::IdMap(path, error))?),
     }

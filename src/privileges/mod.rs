@@ -17,10 +17,10 @@ pub use keeper::Keeper;
 pub use status::{Status, StatusError};
 
 use crate::accounts::Identity;
+use crate::file;
 use crate::socket_filter::{Family, SocketFilter};
 use crate::sys::process;
 use caps::{CapSet, Capability, CapsHashSet};
-use std::fs;
 
 /// Whose user id is saved beside the command's (credentials(7)), until exec saves the effective one:
 /// execve(2).
@@ -49,7 +49,7 @@ impl Privileges {
     /// Whether this process has what the plan takes, without changing anything: to be asked
     /// early, so that a start that cannot end well ends at once (I5).
     pub fn check_attainable(&self) -> Result<(), PrivilegeError> {
-        let setgroups_denied = fs::read_to_string("/proc/thread-self/setgroups")
+        let setgroups_denied = file::of_proc("/proc/thread-self/setgroups")
             .is_ok_and(|text| text.trim_end() == "deny");
         self.check_attainable_from(&Status::read()?, setgroups_denied)
     }
@@ -100,21 +100,21 @@ impl Privileges {
     /// Leaves the calling thread, and what it starts, only what `drop_all` takes, and of `beside`
     /// what is there: a process that stays above the command takes steps of its own.
     pub fn confine(&self, beside: &CapsHashSet) -> Result<(), PrivilegeError> {
+        let status = Status::read()?;
         // What a root without effective capabilities may still raise.
-        let permitted = read_set(CapSet::Permitted)?;
-        set(CapSet::Effective, &permitted)?;
-        let takes = self.takes(&Status::read()?);
-        self.reduce_bounding()?;
-        let remaining: CapsHashSet = takes
+        set_capabilities(status.permitted, status.permitted, status.inheritable)?;
+        let kept = self.kept_mask();
+        reduce_bounding(status.bounding, kept)?;
+        let remaining = self
+            .takes(&status)
             .into_iter()
             .map(|(capability, _)| capability)
             .filter(|capability| *capability != Capability::CAP_SETPCAP || self.keeps(*capability))
-            .chain(beside.intersection(&permitted).copied())
-            .collect();
-        set(CapSet::Ambient, &CapsHashSet::new())?;
-        set(CapSet::Effective, &remaining)?;
-        set(CapSet::Permitted, &remaining)?;
-        set(CapSet::Inheritable, &self.kept_set())
+            .fold(mask(beside) & status.permitted, |set, capability| {
+                set | capability.bitmask()
+            });
+        set_ambient(&CapsHashSet::new())?;
+        set_capabilities(remaining, remaining, kept)
     }
 
     /// After `confine`: groups, gid, uid, the rest of the capabilities, `no_new_privs`, the socket
@@ -162,15 +162,9 @@ impl Privileges {
     }
 
     fn reduce_capabilities(&self) -> Result<(), PrivilegeError> {
-        let kept = self.kept_set();
-        set(CapSet::Effective, &kept)?;
-        set(CapSet::Permitted, &kept)?;
-        set(CapSet::Inheritable, &kept)?;
-        set(CapSet::Ambient, &kept)
-    }
-
-    fn reduce_bounding(&self) -> Result<(), PrivilegeError> {
-        reduce_bounding_to(self.kept_mask())
+        let kept = self.kept_mask();
+        set_capabilities(kept, kept, kept)?;
+        set_ambient(&self.keep_caps.iter().map(|kept| kept.0).collect())
     }
 
     fn verify(&self, saved: u32, status: &Status) -> Result<(), PrivilegeError> {
@@ -193,10 +187,6 @@ impl Privileges {
             status.seccomp.to_string(),
             libc::SECCOMP_MODE_FILTER.to_string(),
         )
-    }
-
-    fn kept_set(&self) -> CapsHashSet {
-        self.keep_caps.iter().map(|kept| kept.0).collect()
     }
 
     fn kept_mask(&self) -> u64 {
@@ -260,15 +250,12 @@ fn check_permitted(
     })
 }
 
-/// By number, not by name: a kernel newer than this program may have more of them.
-fn reduce_bounding_to(kept: u64) -> Result<(), PrivilegeError> {
-    for number in 0..64 {
-        match process::bounding_has(number) {
-            None => break,
-            Some(true) if kept & (1 << number) == 0 => process::bounding_drop(number)
-                .map_err(|source| PrivilegeError::Bounding { number, source })?,
-            Some(_) => {}
-        }
+/// Takes from the bounding set what `kept` has not. By number, not by name: a kernel newer than this
+/// program may have more of them.
+fn reduce_bounding(bounding: u64, kept: u64) -> Result<(), PrivilegeError> {
+    for number in (0..64).filter(|number| bounding & !kept & (1 << number) != 0) {
+        process::bounding_drop(number)
+            .map_err(|source| PrivilegeError::Bounding { number, source })?;
     }
     Ok(())
 }
@@ -304,33 +291,29 @@ fn expect(field: &'static str, found: String, expected: String) -> Result<(), Pr
     })
 }
 
-fn set_name(set: CapSet) -> &'static str {
-    match set {
-        CapSet::Ambient => "ambient",
-        CapSet::Bounding => "bounding",
-        CapSet::Effective => "effective",
-        CapSet::Inheritable => "inheritable",
-        CapSet::Permitted => "permitted",
-    }
+fn set_capabilities(
+    effective: u64,
+    permitted: u64,
+    inheritable: u64,
+) -> Result<(), PrivilegeError> {
+    process::set_capabilities(effective, permitted, inheritable)
+        .map_err(PrivilegeError::Capabilities)
 }
 
-fn read_set(which: CapSet) -> Result<CapsHashSet, PrivilegeError> {
-    caps::read(None, which).map_err(|source| PrivilegeError::Capabilities {
-        set: set_name(which),
-        source,
-    })
-}
-
-fn set(which: CapSet, value: &CapsHashSet) -> Result<(), PrivilegeError> {
-    let done = match which {
+fn set_ambient(value: &CapsHashSet) -> Result<(), PrivilegeError> {
+    let done = if value.is_empty() {
         // One call for all, instead of one for each and one to learn whether there is another.
-        CapSet::Ambient if value.is_empty() => caps::clear(None, which),
-        _ => caps::set(None, which, value),
+        caps::clear(None, CapSet::Ambient)
+    } else {
+        caps::set(None, CapSet::Ambient, value)
     };
-    done.map_err(|source| PrivilegeError::Capabilities {
-        set: set_name(which),
-        source,
-    })
+    done.map_err(PrivilegeError::Ambient)
+}
+
+/// Bit n for capability n.
+fn mask(capabilities: &CapsHashSet) -> u64 {
+    let bits = capabilities.iter().map(Capability::bitmask);
+    bits.fold(0, |set, bit| set | bit)
 }
 
 #[cfg(test)]
