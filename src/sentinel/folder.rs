@@ -13,17 +13,19 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// The real path of `folder`, every directory and symbolic link on the way looked at.
+/// The real path of `folder`, every directory and symbolic link on the way looked at, once.
 pub(super) fn walk(folder: &Path, command: &Identity) -> Result<PathBuf, PlaceError> {
-    let mut at = PathBuf::from("/");
+    let mut at = Directory::look_at("/".into())?;
     let mut ahead: VecDeque<OsString> = steps(folder).collect();
     let mut links = 0;
     while let Some(step) = ahead.pop_front() {
         if step == ".." {
-            at.pop();
+            let mut above = at.path;
+            above.pop();
+            at = Directory::look_at(above)?;
             continue;
         }
-        let next = at.join(step);
+        let next = at.path.join(step);
         let metadata = step_into(&at, &next, command)?;
         if metadata.is_symlink() {
             links += 1;
@@ -32,31 +34,48 @@ pub(super) fn walk(folder: &Path, command: &Identity) -> Result<PathBuf, PlaceEr
             }
             let target = fs::read_link(&next).map_err(failed("follow", &next))?;
             if target.is_absolute() {
-                at = PathBuf::from("/");
+                at = Directory::look_at("/".into())?;
             }
             for step in steps(&target).collect::<Vec<_>>().into_iter().rev() {
                 ahead.push_front(step);
             }
         } else if metadata.is_dir() {
-            at = next;
+            at = Directory {
+                path: next,
+                entry: Entry::from(&metadata),
+            };
         } else {
             return Err(PlaceError::NotDirectory(next));
         }
     }
-    let metadata = fs::symlink_metadata(&at).map_err(failed("look at", &at))?;
-    if Entry::from(&metadata).is_writable_by(command) {
+    if at.entry.is_writable_by(command) {
         return Err(PlaceError::Writable {
-            folder: at,
+            folder: at.path,
             uid: command.uid,
         });
     }
-    Ok(at)
+    Ok(at.path)
+}
+
+/// How far the walk has come.
+struct Directory {
+    path: PathBuf,
+    entry: Entry,
+}
+
+impl Directory {
+    fn look_at(path: PathBuf) -> Result<Self, PlaceError> {
+        let entry = Entry::from(&look_at(&path)?);
+        Ok(Self { path, entry })
+    }
+}
+
+fn look_at(path: &Path) -> Result<Metadata, PlaceError> {
+    fs::symlink_metadata(path).map_err(failed("look at", path))
 }
 
 /// What `next` in the directory `at` is; a directory where nothing was.
-fn step_into(at: &Path, next: &Path, command: &Identity) -> Result<Metadata, PlaceError> {
-    let look = |path| fs::symlink_metadata(path).map_err(failed("look at", path));
-    let parent = Entry::from(&look(at)?);
+fn step_into(at: &Directory, next: &Path, command: &Identity) -> Result<Metadata, PlaceError> {
     let refuse_if = |replaceable| {
         if replaceable {
             let replaceable = next.to_owned();
@@ -67,14 +86,17 @@ fn step_into(at: &Path, next: &Path, command: &Identity) -> Result<Metadata, Pla
         }
         Ok(())
     };
-    if !next.is_symlink() && !next.exists() {
+    let parent = at.entry;
+    let metadata = if let Ok(metadata) = fs::symlink_metadata(next) {
+        metadata
+    } else {
         refuse_if(parent.is_writable_by(command) && !parent.is_sticky())?;
         make_directory(next).map_err(|source| PlaceError::Folder {
             path: next.to_owned(),
             source,
         })?;
-    }
-    let metadata = look(next)?;
+        look_at(next)?
+    };
     refuse_if(parent.lets_replace(Entry::from(&metadata), command))?;
     Ok(metadata)
 }
