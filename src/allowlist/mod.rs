@@ -21,7 +21,6 @@ pub use scan::split_list;
 pub use services::Services;
 pub use shipped::shipped;
 
-use crate::service::Service;
 use entry::{Item, Verdict};
 use problem::{Flaw, KEPT, Piece};
 use scan::Word;
@@ -294,15 +293,21 @@ impl Allowlist {
         deny: bool,
         name_of: impl Fn(&'a Target) -> Option<&'a Name>,
     ) -> BTreeMap<&'a Name, Services> {
-        let mut found: BTreeMap<&Name, Vec<Service>> = BTreeMap::new();
-        for entry in self.entries.iter().filter(|entry| entry.deny == deny) {
-            if let Some(name) = name_of(&entry.target) {
-                found.entry(name).or_default().extend(entry.services.iter());
-            }
-        }
-        found
-            .into_iter()
-            .map(|(name, services)| (name, services.into_iter().collect()))
+        let of_verdict = self.entries.iter().filter(|entry| entry.deny == deny);
+        let mut found: Vec<(&Name, &Services)> = of_verdict
+            .filter_map(|entry| Some((name_of(&entry.target)?, &entry.services)))
+            .collect();
+        found.sort_unstable_by_key(|(name, _)| *name);
+        let by_name = found.chunk_by(|(one, _), (next, _)| one == next);
+        by_name
+            .map(|entries| match entries {
+                // As nearly all are.
+                [(name, services)] => (*name, (*services).clone()),
+                _ => {
+                    let services = entries.iter().flat_map(|(_, services)| services.iter());
+                    (entries[0].0, services.collect())
+                }
+            })
             .collect()
     }
 }

@@ -88,18 +88,16 @@ fn between(protocol: Protocol, first: Option<u16>, last: Option<u16>) -> Option<
 impl FromIterator<Service> for Services {
     /// The union of any services, in any order.
     fn from_iter<I: IntoIterator<Item = Service>>(services: I) -> Self {
-        let mut sorted: Vec<Service> = services.into_iter().collect();
-        sorted.sort_unstable();
-        let mut merged: Vec<Service> = Vec::with_capacity(sorted.len());
-        for next in sorted {
-            match merged.last_mut() {
-                Some(last) if touches(*last, next) => {
-                    let end = last.ports.last().max(next.ports.last());
-                    last.ports = PortRange::new(last.ports.first(), end).unwrap_or(last.ports);
-                }
-                _ => merged.push(next),
+        let mut merged: Vec<Service> = services.into_iter().collect();
+        merged.sort_unstable();
+        merged.dedup_by(|next, last| {
+            let touching = touches(*last, *next);
+            if touching {
+                let end = last.ports.last().max(next.ports.last());
+                last.ports = PortRange::new(last.ports.first(), end).unwrap_or(last.ports);
             }
-        }
+            touching
+        });
         Self(Cow::Owned(merged))
     }
 }

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
-use crate::service::Protocol;
+use crate::service::{Protocol, Service};
 use proptest::prelude::*;
 
 fn file(text: impl Into<Vec<u8>>) -> Source {
