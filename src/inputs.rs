@@ -12,7 +12,7 @@ use crate::{
     },
 };
 use sha2::{Digest as _, Sha256};
-use std::{collections::HashSet, io, path::Path};
+use std::{io, path::Path};
 use tracing::{info, warn};
 
 /// The longest list that is read, in octets: a million entries.
@@ -76,8 +76,6 @@ fn divide(names: Vec<Name>) -> Result<(Answers, Vec<Name>), Error> {
 pub struct Questions {
     /// Names that /etc/hosts does not have.
     pub names: Vec<Name>,
-    /// Those that are allowed, and so need an address.
-    pub required: HashSet<Name>,
     /// Whom to ask.
     pub upstreams: Upstreams,
     /// The answers that /etc/hosts has: the operator's word.
@@ -87,7 +85,6 @@ pub struct Questions {
 /// Divides the names of a list by who has the answer.
 pub fn questions(list: &Allowlist, config: &StartConfig) -> Result<Questions, Error> {
     let (known, names) = divide(list.names())?;
-    let required = list.allowed().into_keys().cloned().collect();
     let resolv_conf = match ResolvConf::read(Path::new(RESOLV_CONF)) {
         // Then it is asked for its search list alone.
         Err(error) if !config.upstreams.is_empty() => {
@@ -98,7 +95,6 @@ pub fn questions(list: &Allowlist, config: &StartConfig) -> Result<Questions, Er
     };
     Ok(Questions {
         names,
-        required,
         upstreams: Upstreams::new(resolv_conf, &config.upstreams),
         known,
     })

@@ -36,7 +36,7 @@ pub async fn plan(
     let questions = inputs::questions(&list, &config)?;
     let upstreams = questions.upstreams.clone();
     let nameservers = upstreams.nameservers();
-    let answers = start::answers(questions, &config).await?;
+    let answers = start::answers(&list, questions, &config).await?;
     let decision = policy::decide(&list, &answers.addresses, &config.inbound);
     start::report_warnings(&decision);
     let policy = &decision.policy;

@@ -174,7 +174,7 @@ pub async fn enforce<T>(
         firewall.open_dns(&questions, &config, &prepared)?;
         let known = questions.known.clone();
         let upstreams = questions.upstreams.clone();
-        let answers = unless_interrupted(&signals, answers(questions, &config)).await??;
+        let answers = unless_interrupted(&signals, answers(&list, questions, &config)).await??;
         let decision = policy::decide(&list, &answers.addresses, &config.inbound);
         report_warnings(&decision);
         pin(&decision, &known, config.dns)?;
@@ -557,12 +557,15 @@ pub struct Answered {
 }
 
 /// Resolves the names; those without an address end the start or are left out.
-pub async fn answers(questions: Questions, config: &StartConfig) -> Result<Answered, Error> {
+pub async fn answers(
+    list: &Allowlist,
+    questions: Questions,
+    config: &StartConfig,
+) -> Result<Answered, Error> {
     let Questions {
         names,
         upstreams,
         known,
-        required,
     } = questions;
     let mut answers = Answered {
         addresses: known,
@@ -576,10 +579,19 @@ pub async fn answers(questions: Questions, config: &StartConfig) -> Result<Answe
                 answers.ttls.insert(name.clone(), ttl);
                 answers.addresses.insert(name, addresses);
             }
-            // A name that is only refused needs no address to be refused.
-            Err(reason) if !required.contains(&name) => debug!("{name}: {reason}"),
             Err(reason) => unresolved.push((name, reason)),
         }
+    }
+    if !unresolved.is_empty() {
+        let allowed = list.allowed();
+        unresolved.retain(|(name, reason)| {
+            let required = allowed.contains_key(name);
+            if !required {
+                // A name that is only refused needs no address to be refused.
+                debug!("{name}: {reason}");
+            }
+            required
+        });
     }
     if unresolved.is_empty() {
         return Ok(answers);
