@@ -81,10 +81,10 @@ pub fn admissible(address: IpAddr, origin: Origin) -> Result<(), Inadmissible> {
             None => never_v6(address),
         },
     };
-    let private = PRIVATE.iter().any(|network| network.contains(&address));
+    let is_private = || PRIVATE.iter().any(|network| network.contains(&address));
     match (never, origin) {
         (Some(reason), _) => Err(reason),
-        (None, Origin::Wildcard) if private => Err(Inadmissible::Private),
+        (None, Origin::Wildcard) if is_private() => Err(Inadmissible::Private),
         (None, _) => Ok(()),
     }
 }

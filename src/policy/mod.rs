@@ -169,10 +169,8 @@ pub fn decide(list: &Allowlist, answers: &Answers, inbound: &[Element]) -> Decis
     let literal = Refused::new(networks(list, true));
     let granted = grant_names(list, answers, &literal, &mut warnings);
 
-    let names = granted.by_address.iter().flat_map(|(address, names)| {
-        let services = names.iter().flat_map(|(_, services)| services.iter());
-        elements_of((*address).into(), &services.collect())
-    });
+    let grants = granted.grants.iter();
+    let names = grants.flat_map(|grant| elements_of(grant.address.into(), &grant.services));
     let allow = disjoint(names.chain(allowed_networks(list, &literal)));
 
     let refused = refuse_names(list, answers, &granted, &mut warnings);
@@ -241,7 +239,23 @@ fn admit(
 #[derive(Default)]
 struct Granted<'a> {
     hosts: Vec<(Name, Vec<IpAddr>)>,
-    by_address: BTreeMap<IpAddr, Vec<(&'a Name, Services)>>,
+    /// In the order of the addresses, those of one address in that of the names.
+    grants: Vec<Grant<'a>>,
+}
+
+/// What a name opens at one of its addresses.
+struct Grant<'a> {
+    address: IpAddr,
+    name: &'a Name,
+    services: Services,
+}
+
+impl<'a> Granted<'a> {
+    fn at(&self, address: IpAddr) -> impl Iterator<Item = &Grant<'a>> {
+        let first = self.grants.partition_point(|grant| grant.address < address);
+        let from = self.grants[first..].iter();
+        from.take_while(move |grant| grant.address == address)
+    }
 }
 
 fn grant_names<'a>(
@@ -261,8 +275,11 @@ fn grant_names<'a>(
             match admit(address, Origin::Name, &services, literal) {
                 Ok(open) => {
                     addresses.push(address);
-                    let names = granted.by_address.entry(address).or_default();
-                    names.push((name, open));
+                    granted.grants.push(Grant {
+                        address,
+                        name,
+                        services: open,
+                    });
                 }
                 Err(Refusal::Inadmissible(reason)) => warnings.push(Warning::Inadmissible {
                     name: name.clone(),
@@ -278,6 +295,7 @@ fn grant_names<'a>(
             granted.hosts.push((name.clone(), addresses));
         }
     }
+    granted.grants.sort_by_key(|grant| grant.address);
     granted
 }
 
@@ -305,13 +323,13 @@ fn refuse_names(
         }
         for address in addresses {
             let mut closed = services.clone();
-            for (allowed, open) in granted.by_address.get(&address).into_iter().flatten() {
-                let shared = services.without(&services.without(open));
-                closed = closed.without(open);
+            for grant in granted.at(address) {
+                let shared = services.without(&services.without(&grant.services));
+                closed = closed.without(&grant.services);
                 if !shared.is_empty() {
                     warnings.push(Warning::Shared {
                         refused: refused.clone(),
-                        allowed: (*allowed).clone(),
+                        allowed: grant.name.clone(),
                         address,
                         services: shared,
                     });
@@ -323,16 +341,15 @@ fn refuse_names(
     elements
 }
 
+/// Each network once: the elements are sorted.
 fn count(hosts: &[(Name, Vec<IpAddr>)], allow: &[Element]) -> Counts {
-    let networks: BTreeSet<IpNet> = allow.iter().map(|element| element.network).collect();
-    let ipv4 = networks
-        .iter()
-        .filter(|network| network.addr().is_ipv4())
-        .count();
+    let networks = allow.chunk_by(|one, next| one.network == next.network);
+    let (ipv4, ipv6): (Vec<_>, Vec<_>) =
+        networks.partition(|elements| elements[0].network.addr().is_ipv4());
     Counts {
         names: hosts.len(),
-        ipv4,
-        ipv6: networks.len() - ipv4,
+        ipv4: ipv4.len(),
+        ipv6: ipv6.len(),
     }
 }
 
