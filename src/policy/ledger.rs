@@ -621,7 +621,7 @@ impl Ledger {
             .flat_map(Services::iter)
             .collect();
         let literal = self.literal.services_of(address.into());
-        elements_of(address.into(), &services.without(&literal))
+        elements_of(address.into(), &services.without(&literal)).collect()
     }
 }
 

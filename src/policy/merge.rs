@@ -15,18 +15,19 @@ use std::collections::HashMap;
 pub fn disjoint(elements: impl IntoIterator<Item = Element>) -> Vec<Element> {
     let mut sorted: Vec<Element> = elements.into_iter().map(without_host_bits).collect();
     sorted.sort_unstable();
-    let mut elements: Vec<Element> = joined(disjoint_networks(&sorted))
-        .into_iter()
-        .flat_map(|(network, services)| elements_of(network, &services))
+    let networks = joined(disjoint_networks(&sorted));
+    let mut elements: Vec<Element> = networks
+        .iter()
+        .flat_map(|(network, services)| elements_of(*network, services))
         .collect();
     elements.sort_unstable();
     elements
 }
 
 /// One element for each of the services.
-pub(super) fn elements_of(network: IpNet, services: &Services) -> Vec<Element> {
-    let element = |service| Element { network, service };
-    services.iter().map(element).collect()
+pub(super) fn elements_of(network: IpNet, services: &Services) -> impl Iterator<Item = Element> {
+    let element = move |service| Element { network, service };
+    services.iter().map(element)
 }
 
 fn without_host_bits(element: Element) -> Element {

@@ -211,7 +211,8 @@ fn allowed_networks<'a>(
     literal: &'a Refused,
 ) -> impl Iterator<Item = Element> + 'a {
     networks(list, false).flat_map(|(network, services)| {
-        elements_of(network, &services.without(&literal.services_of(network)))
+        let open = services.without(&literal.services_of(network));
+        elements_of(network, &open).collect::<Vec<_>>()
     })
 }
 
