@@ -42,9 +42,10 @@ impl Chain {
         }
     }
 
-    /// The aliases on the way, in their order.
-    pub(super) fn into_aliases(self) -> Vec<Record> {
-        self.aliases
+    /// The aliases on the way, in their order, then the records at their end.
+    pub(super) fn ending_in(self, mut last: Vec<Record>) -> Vec<Record> {
+        last.splice(..0, self.aliases);
+        last
     }
 
     /// The name to ask for.
@@ -55,27 +56,30 @@ impl Chain {
 
     /// Follows the aliases of a response (of code NOERROR or NXDOMAIN) and reads what it says of
     /// the name at their end. Records of other names and classes are not looked at: nobody asked.
-    pub(super) fn read(&mut self, response: &Message, kind: RecordType) -> Reading {
+    pub(super) fn read(&mut self, mut response: Message, kind: RecordType) -> Reading {
         let start = self.names.len();
         loop {
-            let records = || {
-                let of_last = |record: &&Record| {
-                    record.dns_class == DNSClass::IN && record.name == *self.last()
-                };
-                response.answers.iter().filter(of_last)
-            };
+            let of_last =
+                |record: &Record| record.dns_class == DNSClass::IN && record.name == *self.last();
             // Empty data of a type that has data is a form of dynamic update (RFC 2136), no answer.
-            let of_kind = |record: &&Record| {
-                record.record_type() == kind && !matches!(record.data, RData::Update0(_))
+            let wanted = |record: &Record| {
+                record.record_type() == kind
+                    && !matches!(record.data, RData::Update0(_))
+                    && of_last(record)
             };
-            let found: Vec<_> = records().filter(of_kind).cloned().collect();
-            if !found.is_empty() {
-                return Reading::Records(found);
+            if response.answers.iter().any(wanted) {
+                response.answers.retain(wanted);
+                return Reading::Records(response.answers);
             }
-            let alias = records().find_map(|record| match &record.data {
-                RData::CNAME(target) => Some((record.clone(), target.0.clone())),
-                _ => None,
-            });
+            let alias = response
+                .answers
+                .iter()
+                .find_map(|record| match &record.data {
+                    RData::CNAME(target) if of_last(record) => {
+                        Some((record.clone(), target.0.clone()))
+                    }
+                    _ => None,
+                });
             let Some((alias, target)) = alias else {
                 break;
             };
@@ -139,7 +143,7 @@ mod tests {
 
     fn read(owner: &str, message: &Message) -> (Reading, Name) {
         let mut chain = Chain::new(name(owner));
-        let reading = chain.read(message, RecordType::A);
+        let reading = chain.read(message.clone(), RecordType::A);
         (reading, chain.last().clone())
     }
 
@@ -171,10 +175,14 @@ mod tests {
         ]);
         let mut chain = Chain::new(name("a."));
         let expected = Reading::Records(vec![a("c.", [192, 0, 2, 1])]);
-        assert_eq!(chain.read(&message, RecordType::A), expected);
+        assert_eq!(chain.read(message, RecordType::A), expected);
         assert_eq!(chain.last(), &name("c."));
-        let aliases = vec![cname("a.", "b."), cname("b.", "C.")];
-        assert_eq!(chain.into_aliases(), aliases);
+        let records = vec![
+            cname("a.", "b."),
+            cname("b.", "C."),
+            a("c.", [192, 0, 2, 1]),
+        ];
+        assert_eq!(chain.ending_in(vec![a("c.", [192, 0, 2, 1])]), records);
     }
 
     #[test]
@@ -212,9 +220,9 @@ mod tests {
         let mut chain = Chain::new(name("a."));
         let kind = RecordType::A;
         let first = response(vec![cname("a.", "b.")]);
-        assert_eq!(chain.read(&first, kind), Reading::Follow);
+        assert_eq!(chain.read(first, kind), Reading::Follow);
         let second = response(vec![cname("b.", "A.")]);
-        assert_eq!(chain.read(&second, kind), Reading::Loop);
+        assert_eq!(chain.read(second, kind), Reading::Loop);
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub fn follow<'a>(
             {
                 Said::Unusable
             }
-            Some(message) => match chain.read(&message, kind) {
+            Some(message) => match chain.read(message, kind) {
                 Reading::Records(records) => {
                     Said::Addresses(records.iter().filter_map(|r| r.data.ip_addr()).collect())
                 }
@@ -89,16 +89,14 @@ pub(crate) fn found(name: &str, kind: RecordType, octets: &[u8]) -> Option<Found
     if !usable || !answers(&message, &question) {
         return None;
     }
-    let (last, nxdomain, soa) = match chain.read(&message, kind) {
+    let (last, nxdomain, soa) = match chain.read(message, kind) {
         Reading::Records(records) => (records, false, None),
         Reading::NoData(soa) => (Vec::new(), false, soa),
         Reading::NxDomain(soa) => (Vec::new(), true, soa),
         Reading::Follow | Reading::Loop | Reading::TooLong => return None,
     };
-    let mut records = chain.into_aliases();
-    records.extend(last);
     Some(Found {
-        records,
+        records: chain.ending_in(last),
         nxdomain,
         soa,
         server: SocketAddr::from((Ipv4Addr::LOCALHOST, 53)),

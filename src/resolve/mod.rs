@@ -374,16 +374,14 @@ impl<'a> Resolver<'a> {
             let response = response.map_err(|servers| self.failed(servers))?;
             let server = response.server;
             let found = |chain: Chain, last, nxdomain, soa| {
-                let mut records = chain.into_aliases();
-                records.extend(last);
                 Ok(Found {
-                    records,
+                    records: chain.ending_in(last),
                     nxdomain,
                     soa,
                     server,
                 })
             };
-            return match chain.read(&response.message, kind) {
+            return match chain.read(response.message, kind) {
                 Reading::Records(last) => found(chain, last, false, None),
                 Reading::Follow => continue,
                 Reading::NoData(soa) => found(chain, Vec::new(), false, soa),
