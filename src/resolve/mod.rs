@@ -25,7 +25,7 @@ use std::{
 use futures_util::{StreamExt as _, future::select, stream::FuturesUnordered};
 use hickory_resolver::proto::{
     op::Query,
-    rr::{Name as DnsName, RData, Record, RecordType},
+    rr::{Label, Name as DnsName, RData, Record, RecordType},
 };
 use tokio::time::{Instant, timeout};
 use tracing::debug;
@@ -408,7 +408,10 @@ impl<'a> Resolver<'a> {
 
 /// The name with its final dot.
 pub(crate) fn absolute(name: &str) -> Option<DnsName> {
-    DnsName::from_ascii(format!("{}.", name.trim_end_matches('.'))).ok()
+    let mut labels = name.trim_end_matches('.').split('.');
+    labels.try_fold(DnsName::root(), |name, label| {
+        name.append_label(Label::from_ascii(label).ok()?).ok()
+    })
 }
 
 /// Of the errors of the two families, the one that says more of the name.
