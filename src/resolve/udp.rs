@@ -181,46 +181,53 @@ pub(super) fn message(question: &Query, edns: bool) -> DnsRequest {
 /// A query that waits on a lane; dropping it gives it up.
 pub(super) struct Ticket<'a> {
     lane: &'a Lane,
-    request: DnsRequest,
+    question: &'a Query,
+    id: u16,
+    edns: bool,
     outcome: oneshot::Receiver<Outcome>,
 }
 
 impl<'a> Ticket<'a> {
-    pub(super) fn new(lane: &'a Lane, question: &Query, edns: bool) -> Self {
+    pub(super) fn new(lane: &'a Lane, question: &'a Query, edns: bool) -> Self {
         let (sender, outcome) = oneshot::channel();
-        let mut request = message(question, edns);
         let mut waiting = lane.waiting();
         // Far fewer than 65,536 wait on a lane, so that a free id is found soon.
-        while waiting.contains_key(&request.id) {
-            request = message(question, edns);
-        }
-        waiting.insert(
-            request.id,
-            Waiting {
-                question: question.clone(),
-                outcome: sender,
-            },
-        );
+        let entry = loop {
+            if let Entry::Vacant(entry) = waiting.entry(Message::query().id) {
+                break entry;
+            }
+        };
+        let id = *entry.key();
+        entry.insert(Waiting {
+            question: question.clone(),
+            outcome: sender,
+        });
         drop(waiting);
         Self {
             lane,
-            request,
+            question,
+            id,
+            edns,
             outcome,
         }
     }
 
     /// Sends the query, again where it was sent before.
     pub(super) async fn send(&self) -> Result<(), Broken> {
-        let octets = self.request.to_vec().map_err(|_| Broken::Malformed)?;
+        let octets = self.octets()?;
         let sent = self.lane.send(&octets).await.map_err(Broken::from);
         sent.inspect_err(|broken| self.lane.fail(*broken))
     }
 
+    fn octets(&self) -> Result<Vec<u8>, Broken> {
+        let mut request = message(self.question, self.edns);
+        request.metadata.id = self.id;
+        request.to_vec().map_err(|_| Broken::Malformed)
+    }
+
     /// Sends the query from now on without EDNS, or with it again.
     pub(super) fn toggle_edns(&mut self) {
-        let (id, question) = (self.request.id, self.request.queries[0].clone());
-        self.request = message(&question, self.request.edns.is_none());
-        self.request.metadata.id = id;
+        self.edns = !self.edns;
     }
 
     /// Waits for what comes.
@@ -232,9 +239,13 @@ impl<'a> Ticket<'a> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
+        // What has its outcome waits no longer.
+        if self.outcome.is_terminated() {
+            return;
+        }
         self.outcome.close();
         // The id may be another query's by now: whose is open.
-        if let Entry::Occupied(entry) = self.lane.waiting().entry(self.request.id)
+        if let Entry::Occupied(entry) = self.lane.waiting().entry(self.id)
             && entry.get().outcome.is_closed()
         {
             entry.remove();
