@@ -11,14 +11,16 @@ use std::{
     fmt, future, io, iter,
     net::SocketAddr,
     pin::pin,
+    slice,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use hickory_resolver::{
     net::{
         DnsHandle as _, NetError, runtime::TokioRuntimeProvider, tcp::TcpClientStream,
@@ -38,7 +40,7 @@ use super::{
 };
 
 /// How long a server may stay silent before the next one is asked too.
-const HEDGE: Duration = Duration::from_millis(300);
+pub(super) const HEDGE: Duration = Duration::from_millis(300);
 
 /// How long until a query is sent again to the same server; doubled each time.
 const RESEND: Duration = Duration::from_millis(500);
@@ -164,6 +166,17 @@ enum Lanes {
     Each,
 }
 
+/// How asking one of the servers goes.
+struct Attempt<'a> {
+    /// Its place in the configured order.
+    index: usize,
+    server: &'a Server,
+    /// What it failed with last; nothing where it was not asked.
+    failure: Option<Failure>,
+    /// Those that are left.
+    pauses: slice::Iter<'static, Duration>,
+}
+
 /// A response and who gave it.
 pub(super) struct Response {
     pub message: Message,
@@ -231,97 +244,88 @@ impl Servers {
     /// Asks until a server responds with NOERROR or NXDOMAIN, each one has failed as often as it
     /// may, or the time is over; then it is what each of them failed with. Once `hurry` is set, a
     /// server that fails is not asked again.
-    pub(super) async fn ask(
-        &self,
-        question: &Query,
+    pub(super) async fn ask<'a>(
+        &'a self,
+        question: &'a Query,
         until: Instant,
         hurry: &AtomicBool,
     ) -> Result<Response, Vec<ServerFailure>> {
-        // What each server failed with last; nothing where it was not asked.
-        let mut failures = vec![None; self.all.len()];
-        let mut end = pin!(sleep_until(until));
+        let mut alarm = pin!(sleep_until(until));
         let mut in_flight = tokio::select! {
+            biased;
             // Never closed.
             permit = self.in_flight.acquire() => permit.ok(),
-            () = &mut end => return Err(self.failures(&failures)),
+            () = &mut alarm => return Err(failures(self.attempts())),
         };
         let lane = self.queries.fetch_add(1, Ordering::Relaxed) / PER_LANE;
-        let talk = |index: usize, pause: Duration| async move {
-            if !pause.is_zero() {
-                sleep(pause).await;
-            }
-            let server = &self.all[index];
-            (index, self.talk(server, lane, question, until).await)
+        let talk = |at: usize, server: &'a Server, pause: Duration| {
+            Box::pin(async move {
+                if !pause.is_zero() {
+                    sleep(pause).await;
+                }
+                (at, self.talk(server, lane, question, until).await)
+            })
         };
 
-        let mut pauses = vec![PAUSES.iter(); self.all.len()];
-        let mut next = self.order().into_iter();
-        let mut latest = 0;
+        let mut attempts = self.attempts();
+        let mut asked = 0;
         let mut ask_next = true;
-        let mut talks = FuturesUnordered::new();
-        let mut hedge = pin!(sleep(HEDGE));
-        let mut hedging = false;
+        let mut talks = Vec::with_capacity(1);
         loop {
-            if ask_next && let Some(index) = next.next() {
-                failures[index] = Some(Failure::Silent);
-                talks.push(talk(index, Duration::ZERO));
-                latest = index;
-                hedge.as_mut().reset(Instant::now() + HEDGE);
-                hedging = true;
+            if ask_next && let Some(attempt) = attempts.get_mut(asked) {
+                attempt.failure = Some(Failure::Silent);
+                talks.push(talk(asked, attempt.server, Duration::ZERO));
+                asked += 1;
+                alarm.as_mut().reset(until.min(Instant::now() + HEDGE));
             }
             if talks.is_empty() {
-                return Err(self.failures(&failures));
+                return Err(failures(attempts));
             }
             tokio::select! {
                 biased;
-                Some((index, outcome)) = talks.next() => {
+                (at, outcome) = first_done(&mut talks) => {
+                    let attempt = &mut attempts[at];
                     let failure = match outcome {
                         Ok(message) => {
-                            let server = self.all[index].address;
+                            let server = attempt.server.address;
                             return Ok(Response { message, server });
                         }
                         Err(failure) => failure,
                     };
-                    failures[index] = Some(failure);
+                    attempt.failure = Some(failure);
                     ask_next = true;
-                    if !hurry.load(Ordering::Relaxed) && let Some(pause) = pauses[index].next() {
-                        talks.push(talk(index, *pause));
+                    if !hurry.load(Ordering::Relaxed) && let Some(pause) = attempt.pauses.next() {
+                        talks.push(talk(at, attempt.server, *pause));
                     }
                 }
-                () = &mut hedge, if hedging => {
-                    self.all[latest].silent.set(Some(Instant::now()));
+                () = &mut alarm => {
+                    if alarm.deadline() == until {
+                        return Err(failures(attempts));
+                    }
+                    attempts[asked - 1].server.silent.set(Some(Instant::now()));
                     drop(in_flight.take());
                     ask_next = true;
-                    hedging = false;
+                    alarm.as_mut().reset(until);
                 }
-                () = &mut end => return Err(self.failures(&failures)),
             }
         }
     }
 
-    /// The servers' indices in the order in which they are asked.
-    fn order(&self) -> Vec<usize> {
-        let mut order: Vec<_> = (0..self.all.len()).collect();
+    /// The servers in the order in which they are asked.
+    fn attempts(&self) -> Vec<Attempt<'_>> {
+        let attempt = |(index, server)| Attempt {
+            index,
+            server,
+            failure: None,
+            pauses: PAUSES.iter(),
+        };
+        let mut attempts: Vec<_> = self.all.iter().enumerate().map(attempt).collect();
         // Stable: the configured order but for those that are silent.
-        order.sort_by_key(|&index| {
-            let silent = self.all[index].silent.get();
+        attempts.sort_by_key(|attempt| {
+            let silent = attempt.server.silent.get();
             silent.is_some_and(|since| since.elapsed() < SILENCE)
         });
-        order
-    }
-
-    /// The failures of those that were asked; where nobody was, nobody answered.
-    fn failures(&self, failures: &[Option<Failure>]) -> Vec<ServerFailure> {
-        let nobody = failures.iter().all(Option::is_none);
-        let servers = self.all.iter().zip(failures);
-        servers
-            .filter_map(|(server, failure)| {
-                Some(ServerFailure {
-                    server: server.address,
-                    failure: failure.or(nobody.then_some(Failure::Silent))?,
-                })
-            })
-            .collect()
+        attempts
     }
 
     /// One server, until it responds or fails; a server that stays silent is asked again and
@@ -342,17 +346,24 @@ impl Servers {
                 }
                 Lanes::Each => {
                     let lane = Lane::new(server.address, &self.ignored).map_err(Broken::from)?;
-                    tokio::select! {
-                        never = lane.receive() => match never {},
-                        message = talk_udp(&lane, question, edns) => message?,
-                    }
+                    // What waits on a shared lane is not to be as large as this.
+                    let exchange = Box::pin(async move {
+                        tokio::select! {
+                            never = lane.receive() => match never {},
+                            message = talk_udp(&lane, question, edns) => message,
+                        }
+                    });
+                    exchange.await?
                 }
             };
             server.silent.set(None);
             match message.response_code {
                 // A server from before RFC 6891.
                 ResponseCode::FormErr | ResponseCode::NotImp if edns => edns = false,
-                _ if message.truncation => return self.talk_tcp(server, question, until).await,
+                _ if message.truncation => {
+                    // Rare, and larger than all the rest of what waits for an answer.
+                    return Box::pin(self.talk_tcp(server, question, until)).await;
+                }
                 _ => return usable(message),
             }
         }
@@ -381,6 +392,37 @@ impl Servers {
             Ok(_) => Err(Failure::Malformed),
         }
     }
+}
+
+/// The failures of those that were asked, in the configured order; where nobody was, nobody
+/// answered.
+fn failures(mut attempts: Vec<Attempt<'_>>) -> Vec<ServerFailure> {
+    attempts.sort_unstable_by_key(|attempt| attempt.index);
+    let nobody = attempts.iter().all(|attempt| attempt.failure.is_none());
+    attempts
+        .iter()
+        .filter_map(|attempt| {
+            Some(ServerFailure {
+                server: attempt.server.address,
+                failure: attempt.failure.or(nobody.then_some(Failure::Silent))?,
+            })
+        })
+        .collect()
+}
+
+/// The first of a few futures to be done, which is taken out. There is one for nearly all of
+/// their time, so that to poll them all costs less than to know which of them was woken.
+async fn first_done<F: Future + Unpin>(futures: &mut Vec<F>) -> F::Output {
+    future::poll_fn(|context| {
+        for (index, future) in futures.iter_mut().enumerate() {
+            if let Poll::Ready(output) = future.poll_unpin(context) {
+                drop(futures.swap_remove(index));
+                return Poll::Ready(output);
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 async fn talk_udp(lane: &Lane, question: &Query, edns: bool) -> Result<Message, Failure> {
