@@ -22,12 +22,15 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, future::select, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _, future::select, stream::FuturesUnordered};
 use hickory_resolver::proto::{
     op::Query,
     rr::{Label, Name as DnsName, RData, Record, RecordType},
 };
-use tokio::time::{Instant, timeout};
+use tokio::{
+    task::{unconstrained, yield_now},
+    time::{Instant, sleep, timeout},
+};
 use tracing::debug;
 
 use crate::allowlist::Name;
@@ -183,6 +186,12 @@ pub async fn resolve(
         return names.iter().map(nobody).collect();
     }
     let servers = Servers::open(&upstreams.servers, names.len() * 2);
+    // The runtime takes a turn before the first query, so that it need not within the burst: it
+    // learns that the sockets can be written to, and of a timer that is due before any of the
+    // queries'. For each one that would be its first, it wakes itself by a system call.
+    let mut first = pin!(sleep(servers::HEDGE));
+    let _ = first.as_mut().now_or_never();
+    yield_now().await;
     let resolver = Resolver::new(&servers, &upstreams.search, deadline, &|_, _, _| {});
     let mut lookups: FuturesUnordered<_> = names
         .iter()
@@ -196,7 +205,7 @@ pub async fn resolve(
         }
     };
     // What tokio would hold back to be fair to other tasks, it would only poll for again.
-    tokio::task::unconstrained(async {
+    unconstrained(async {
         tokio::select! {
             biased;
             never = servers.receive() => match never {},
