@@ -181,7 +181,6 @@ pub(crate) fn get_ready(
     // From here to exec a signal waits, so that none ends the process with the sentinel in place.
     process::change_signal_mask(SigmaskHow::SIG_BLOCK, &SigSet::all())
         .map_err(set_up("block signals"))?;
-    privileges.check_attainable()?;
     privileges.confine(beside)?;
     if let Some((place, sentinel)) = sentinel {
         place.publish(sentinel)?;

@@ -101,12 +101,13 @@ impl Privileges {
     /// what is there: a process that stays above the command takes steps of its own.
     pub fn confine(&self, beside: &CapsHashSet) -> Result<(), PrivilegeError> {
         let status = Status::read()?;
+        let takes = self.takes(&status);
+        check_permitted(&takes, &status)?;
         // What a root without effective capabilities may still raise.
         set_capabilities(status.permitted, status.permitted, status.inheritable)?;
         let kept = self.kept_mask();
         reduce_bounding(status.bounding, kept)?;
-        let remaining = self
-            .takes(&status)
+        let remaining = takes
             .into_iter()
             .map(|(capability, _)| capability)
             .filter(|capability| *capability != Capability::CAP_SETPCAP || self.keeps(*capability))

@@ -164,9 +164,8 @@ enum Event {
     Changes,
     Asks,
     ReadsBack,
-    Confines,
     Publishes,
-    Drops,
+    Lowers,
     Executes,
 }
 
@@ -195,8 +194,9 @@ impl Event {
             (_, "reads the table back") => Self::ReadsBack,
             ("connect", "a nameserver") => Self::Asks,
             ("rename", _) => Self::Publishes,
-            ("capset", _) if call.point.thread == 0 => Self::Confines,
-            ("capset" | "setgroups" | "setresgid" | "setresuid" | "seccomp", _) => Self::Drops,
+            // The way back changes no step's end: what it is there for is to remove the sentinel.
+            ("setresuid", "the way back") => Self::None,
+            ("capset" | "setgroups" | "setresgid" | "setresuid" | "seccomp", _) => Self::Lowers,
             _ => Self::None,
         }
     }
@@ -226,9 +226,9 @@ impl Event {
             Self::Changes => matches!(step, Step::OpenDns | Step::Enforce),
             Self::Asks => step == Step::Resolve,
             Self::ReadsBack => step == Step::ReadBack,
-            Self::Confines => step == Step::Confine,
             Self::Publishes => step == Step::Publish,
-            Self::Drops => step == Step::Drop,
+            // Before the sentinel is published, and after it.
+            Self::Lowers => matches!(step, Step::Confine | Step::Drop),
             Self::Executes => step == Step::Exec,
         }
     }
@@ -239,10 +239,7 @@ impl Event {
             return false;
         };
         let done = usize::from(done);
-        let many = matches!(
-            self,
-            Self::Asks | Self::ReadsBack | Self::Confines | Self::Drops
-        );
+        let many = matches!(self, Self::Asks | Self::ReadsBack | Self::Lowers);
         let near = [done.checked_sub(1), Some(done)];
         let mut steps = near
             .iter()
