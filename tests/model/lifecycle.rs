@@ -45,7 +45,7 @@ impl Step {
             Self::Pin => "commands::start::pin → resolve::hosts::write",
             Self::Enforce => "commands::start::Firewall::enforce → Nftables::transition",
             Self::ReadBack => "nft::Nftables::verify → read_back::compare",
-            Self::Confine => "launch::try_launch → Privileges::confine",
+            Self::Confine => "launch::get_ready → Privileges::confine",
             Self::Publish => "sentinel::Place::publish",
             Self::Drop => "launch::become_command → Privileges::drop_all",
             Self::Exec => "launch::execute",
