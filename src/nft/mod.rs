@@ -380,12 +380,11 @@ impl Answer {
 }
 
 /// What the attributes of an error say: a sentence, or which octet of the message is at fault.
-fn detail(mut attributes: &[u8]) -> Option<String> {
+fn detail(list: &[u8]) -> Option<String> {
     let mut offset = None;
-    while let Some((header, _)) = attributes.split_first_chunk::<4>() {
-        let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let value = attributes.get(4..len)?;
-        match u16::from_ne_bytes([header[2], header[3]]) {
+    for attribute in nftnl::attributes(list) {
+        let (number, value) = attribute?;
+        match number {
             ATTRIBUTE_MESSAGE => {
                 let text = value.strip_suffix(b"\0").unwrap_or(value);
                 return Some(String::from_utf8_lossy(text).into_owned());
@@ -396,9 +395,6 @@ fn detail(mut attributes: &[u8]) -> Option<String> {
             }
             _ => {}
         }
-        attributes = attributes
-            .get(len.next_multiple_of(4)..)
-            .unwrap_or_default();
     }
     offset
 }

@@ -7,10 +7,10 @@
 use super::{
     Rule,
     build::KINDS,
-    set::Family,
+    set::{Family, Octets},
     term::{Direction, End, Reject, Term, Unit},
 };
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 /// A register. Those of four octets are numbered from 8, those of sixteen octets from 1 over the
 /// same memory; the kernel names a short one by the long one where it is its beginning.
@@ -78,6 +78,9 @@ pub enum Comparison {
     Neq = 1,
 }
 
+/// A name, which is a constant on the way to the kernel.
+pub type Name = Cow<'static, str>;
+
 /// An expression of a rule. Values that the kernel changes as packets pass are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expr {
@@ -125,7 +128,7 @@ pub enum Expr {
         /// Which register.
         register: Register,
         /// The mask, in memory order.
-        mask: Vec<u8>,
+        mask: Octets,
     },
     /// Go on if the register compares so.
     Compare {
@@ -134,28 +137,28 @@ pub enum Expr {
         /// `NFT_CMP_*`.
         comparison: u32,
         /// The value, in memory order.
-        value: Vec<u8>,
+        value: Octets,
     },
     /// Go on if the key that starts at the register is in the set.
     Lookup {
         /// Which register.
         register: Register,
         /// The set's name.
-        set: String,
+        set: Name,
     },
     /// Load a constant.
     Immediate {
         /// Where to.
         register: Register,
         /// The value, in memory order.
-        value: Vec<u8>,
+        value: Octets,
     },
     /// End with a verdict: `NF_DROP` 0, `NF_ACCEPT` 1, `NFT_JUMP` -3, `NFT_GOTO` -4.
     Verdict {
         /// The number.
         code: i32,
         /// Which chain to go to.
-        chain: Option<String>,
+        chain: Option<Name>,
     },
     /// Go on within a rate, in packets.
     Limit {
@@ -171,7 +174,7 @@ pub enum Expr {
     /// Log to netlink.
     Log {
         /// The prefix.
-        prefix: String,
+        prefix: Name,
         /// The nflog group.
         group: u16,
     },
@@ -207,14 +210,18 @@ const NF_NAT_RANGE_PROTO_SPECIFIED: u32 = 2;
 /// its text and puts them in front of the first match that needs them; so does this.
 #[must_use]
 pub fn lower(rule: &Rule) -> Vec<Expr> {
-    let mut lowering = Lowering::default();
+    let mut lowering = Lowering {
+        // Most terms are a load and a comparison, with what it needs before it.
+        exprs: Vec::with_capacity(rule.0.len() * 3),
+        family: None,
+        protocol: None,
+    };
     for term in &rule.0 {
         lowering.term(term);
     }
     lowering.exprs
 }
 
-#[derive(Default)]
 struct Lowering {
     exprs: Vec<Expr>,
     family: Option<Family>,
@@ -227,18 +234,18 @@ impl Lowering {
             Term::DestinationIs(address) => {
                 self.need_family(Family::of(address));
                 match address {
-                    IpAddr::V4(v4) => self.payload_is(Base::Network, 16, &v4.octets()),
-                    IpAddr::V6(v6) => self.payload_is(Base::Network, 24, &v6.octets()),
+                    IpAddr::V4(v4) => self.payload_is(Base::Network, 16, v4.octets()),
+                    IpAddr::V6(v6) => self.payload_is(Base::Network, 24, v6.octets()),
                 }
             }
             Term::DestinationPort(protocol, port) => {
                 self.need_protocol(protocol.number());
-                self.payload_is(Base::Transport, 2, &port.to_be_bytes());
+                self.payload_is(Base::Transport, 2, port.to_be_bytes());
             }
             Term::IsProtocol(protocol) => self.need_protocol(protocol.number()),
             Term::OriginalDestinationPort(port) => {
                 self.ct(Ct::ProtoDst, Some(0));
-                self.compare(Comparison::Eq, &port.to_be_bytes());
+                self.compare(Comparison::Eq, port.to_be_bytes());
             }
             Term::HasRoutingHeader => {
                 self.need_family(Family::V6);
@@ -246,27 +253,27 @@ impl Lowering {
                     number: IPV6_ROUTING_HEADER,
                     register: REG_1,
                 });
-                self.compare(Comparison::Eq, &[1]);
+                self.compare(Comparison::Eq, [1]);
             }
             Term::HasIpv4Options => {
                 self.need_family(Family::V4);
                 self.payload(Base::Network, 0, 1, REG_1);
                 self.exprs.push(Expr::Mask {
                     register: REG_1,
-                    mask: vec![0x0f],
+                    mask: [0x0f].into(),
                 });
-                self.compare(Comparison::Neq, &[5]);
+                self.compare(Comparison::Neq, [5]);
             }
-            Term::LeavesByLoopback => self.meta_is(Meta::Oif, &LOOPBACK_IFINDEX.to_ne_bytes()),
-            Term::CameByLoopback => self.meta_is(Meta::Iif, &LOOPBACK_IFINDEX.to_ne_bytes()),
-            Term::SocketUid(uid) => self.meta_is(Meta::SkUid, &uid.to_ne_bytes()),
-            Term::SocketGid(gid) => self.meta_is(Meta::SkGid, &gid.to_ne_bytes()),
+            Term::LeavesByLoopback => self.meta_is(Meta::Oif, LOOPBACK_IFINDEX.to_ne_bytes()),
+            Term::CameByLoopback => self.meta_is(Meta::Iif, LOOPBACK_IFINDEX.to_ne_bytes()),
+            Term::SocketUid(uid) => self.meta_is(Meta::SkUid, uid.to_ne_bytes()),
+            Term::SocketGid(gid) => self.meta_is(Meta::SkGid, gid.to_ne_bytes()),
             Term::Established => self.state(CT_ESTABLISHED | CT_RELATED),
             Term::Answered => self.state(CT_ESTABLISHED),
             Term::Redirect(port) => self.redirect(port),
             Term::Direction(direction) => {
                 self.ct(Ct::Direction, None);
-                self.compare(Comparison::Eq, &[u8::from(direction == Direction::Reply)]);
+                self.compare(Comparison::Eq, [u8::from(direction == Direction::Reply)]);
             }
             Term::Mark(mark) => self.mark(u32::MAX, Comparison::Eq, mark),
             Term::Marked => self.mark(u32::MAX, Comparison::Neq, 0),
@@ -290,7 +297,7 @@ impl Lowering {
             }
             Term::HopLimit(limit) => {
                 self.need_family(Family::V6);
-                self.payload_is(Base::Network, 7, &[limit]);
+                self.payload_is(Base::Network, 7, [limit]);
             }
             Term::Limit { of, rate, burst } => {
                 self.exprs.push(Expr::Limit {
@@ -306,7 +313,7 @@ impl Lowering {
             }
             Term::Log { prefix, group } => {
                 self.exprs.push(Expr::Log {
-                    prefix: prefix.to_owned(),
+                    prefix: prefix.into(),
                     group,
                 });
             }
@@ -321,7 +328,7 @@ impl Lowering {
     }
 
     fn redirect(&mut self, port: u16) {
-        self.immediate(&port.to_be_bytes());
+        self.immediate(port.to_be_bytes());
         self.exprs.push(Expr::Redirect {
             register: REG_1,
             flags: NF_NAT_RANGE_PROTO_SPECIFIED,
@@ -334,21 +341,21 @@ impl Lowering {
         if bits != u32::MAX {
             self.exprs.push(Expr::Mask {
                 register: REG_1,
-                mask: bits.to_ne_bytes().to_vec(),
+                mask: bits.to_ne_bytes().into(),
             });
         }
-        self.compare(comparison, &value.to_ne_bytes());
+        self.compare(comparison, value.to_ne_bytes());
     }
 
     fn set_mark(&mut self, mark: u32) {
-        self.immediate(&mark.to_ne_bytes());
+        self.immediate(mark.to_ne_bytes());
         self.exprs.push(Expr::SetCtMark { register: REG_1 });
     }
 
-    fn immediate(&mut self, value: &[u8]) {
+    fn immediate(&mut self, value: impl Into<Octets>) {
         self.exprs.push(Expr::Immediate {
             register: REG_1,
-            value: value.to_vec(),
+            value: value.into(),
         });
     }
 
@@ -357,9 +364,9 @@ impl Lowering {
         self.ct(Ct::State, None);
         self.exprs.push(Expr::Mask {
             register: REG_1,
-            mask: states.to_ne_bytes().to_vec(),
+            mask: states.to_ne_bytes().into(),
         });
-        self.compare(Comparison::Neq, &0_u32.to_ne_bytes());
+        self.compare(Comparison::Neq, 0_u32.to_ne_bytes());
     }
 
     fn reject(&mut self, reject: Reject) {
@@ -372,7 +379,7 @@ impl Lowering {
         self.exprs.push(Expr::Reject { kind, code });
     }
 
-    fn service_in(&mut self, family: Family, address: End, port: End, set: &str) {
+    fn service_in(&mut self, family: Family, address: End, port: End, set: &'static str) {
         self.need_family(family);
         let (address_len, protocol_at, port_at) = match family {
             Family::V4 => (4, REG_1_PLUS_4, REG_1_PLUS_8),
@@ -402,8 +409,8 @@ impl Lowering {
             self.meta_is(
                 Meta::NfProto,
                 match family {
-                    Family::V4 => &[2],
-                    Family::V6 => &[10],
+                    Family::V4 => [2],
+                    Family::V6 => [10],
                 },
             );
         }
@@ -411,11 +418,11 @@ impl Lowering {
 
     fn need_protocol(&mut self, protocol: u8) {
         if self.protocol.replace(protocol) != Some(protocol) {
-            self.meta_is(Meta::L4Proto, &[protocol]);
+            self.meta_is(Meta::L4Proto, [protocol]);
         }
     }
 
-    fn meta_is(&mut self, key: Meta, value: &[u8]) {
+    fn meta_is(&mut self, key: Meta, value: impl Into<Octets>) {
         self.exprs.push(Expr::Meta {
             key: key as u32,
             register: REG_1,
@@ -423,10 +430,9 @@ impl Lowering {
         self.compare(Comparison::Eq, value);
     }
 
-    fn payload_is(&mut self, base: Base, offset: u32, value: &[u8]) {
-        // No field of a header is longer than an IPv6 address.
-        let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
-        self.payload(base, offset, len, REG_1);
+    fn payload_is(&mut self, base: Base, offset: u32, value: impl Into<Octets>) {
+        let value = value.into();
+        self.payload(base, offset, value.width(), REG_1);
         self.compare(Comparison::Eq, value);
     }
 
@@ -447,25 +453,25 @@ impl Lowering {
         });
     }
 
-    fn compare(&mut self, comparison: Comparison, value: &[u8]) {
+    fn compare(&mut self, comparison: Comparison, value: impl Into<Octets>) {
         self.exprs.push(Expr::Compare {
             register: REG_1,
             comparison: comparison as u32,
-            value: value.to_vec(),
+            value: value.into(),
         });
     }
 
-    fn lookup(&mut self, set: &str) {
+    fn lookup(&mut self, set: &'static str) {
         self.exprs.push(Expr::Lookup {
             register: REG_1,
-            set: set.to_owned(),
+            set: set.into(),
         });
     }
 
-    fn verdict(&mut self, code: i32, chain: Option<&str>) {
+    fn verdict(&mut self, code: i32, chain: Option<&'static str>) {
         self.exprs.push(Expr::Verdict {
             code,
-            chain: chain.map(str::to_owned),
+            chain: chain.map(Name::from),
         });
     }
 }

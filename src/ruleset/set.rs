@@ -105,10 +105,10 @@ impl Key {
         let ports = element.service.ports;
         let network = element.network;
         RawElement {
-            key: KeyBytes::service(network.network(), protocol, ports.first()),
+            key: Octets::service(network.network(), protocol, ports.first()),
             end: self
                 .is_interval()
-                .then(|| KeyBytes::service(network.broadcast(), protocol, ports.last())),
+                .then(|| Octets::service(network.broadcast(), protocol, ports.last())),
             life,
         }
     }
@@ -132,9 +132,9 @@ impl Key {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RawElement {
     /// The lowest value in each field, padded.
-    pub key: KeyBytes,
+    pub key: Octets,
     /// The highest value in each field, padded.
-    pub end: Option<KeyBytes>,
+    pub end: Option<Octets>,
     /// How long it has left, in a set whose elements end.
     pub life: Option<Duration>,
 }
@@ -156,18 +156,21 @@ impl RawElement {
     }
 }
 
-/// A key without an allocation: at most 24 octets.
+/// The key of an element, or what a register holds: a few octets, without an allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyBytes {
-    bytes: [u8; 24],
+pub struct Octets {
+    bytes: [u8; Self::MAX],
     len: u8,
 }
 
-impl KeyBytes {
-    /// The octets, or nothing where there are more than a key of ours can have.
+impl Octets {
+    /// The length of the longest key: an IPv6 address, a protocol and a port.
+    pub const MAX: usize = 24;
+
+    /// The octets, or nothing where there are more than any of ours has.
     #[must_use]
     pub fn new(octets: &[u8]) -> Option<Self> {
-        let mut bytes = [0; 24];
+        let mut bytes = [0; Self::MAX];
         bytes.get_mut(..octets.len())?.copy_from_slice(octets);
         Some(Self {
             bytes,
@@ -181,8 +184,23 @@ impl KeyBytes {
         &self.bytes[..usize::from(self.len)]
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn width(&self) -> u32 {
+        self.len.into()
+    }
+
+    /// As many zeros.
+    #[must_use]
+    pub fn zeros(self) -> Self {
+        Self {
+            bytes: [0; Self::MAX],
+            ..self
+        }
+    }
+
     fn service(address: IpAddr, protocol: u8, port: u16) -> Self {
-        let mut bytes = [0; 24];
+        let mut bytes = [0; Self::MAX];
         let at = match address {
             IpAddr::V4(v4) => {
                 bytes[..4].copy_from_slice(&v4.octets());
@@ -198,6 +216,19 @@ impl KeyBytes {
         Self {
             bytes,
             len: if address.is_ipv4() { 12 } else { 24 },
+        }
+    }
+}
+
+impl<const N: usize> From<[u8; N]> for Octets {
+    #[allow(clippy::cast_possible_truncation)] // looked at first
+    fn from(octets: [u8; N]) -> Self {
+        const { assert!(N <= Self::MAX) };
+        let mut bytes = [0; Self::MAX];
+        bytes[..N].copy_from_slice(&octets);
+        Self {
+            bytes,
+            len: N as u8,
         }
     }
 }
@@ -265,14 +296,10 @@ impl Set {
                     .iter()
                     .map(move |timed| key.raw(&timed.element, Some(timed.life))),
             )
-            .chain(types.iter().map(|&number| {
-                let mut bytes = [0; 24];
-                bytes[0] = number;
-                RawElement {
-                    key: KeyBytes { bytes, len: 1 },
-                    end: None,
-                    life: None,
-                }
+            .chain(types.iter().map(|&number| RawElement {
+                key: [number].into(),
+                end: None,
+                life: None,
             }))
     }
 

@@ -20,7 +20,7 @@ fn agree(ruleset: &Ruleset) {
         assert_eq!(facts, Some(nftnl::chain_facts(chain)));
         for rule in &chain.rules {
             let exprs = bytecode::lower(rule);
-            let read = nftnl::parse_rule(&aligned(&nftnl::add_rule(chain.name, &exprs)));
+            let read = nftnl::parse_rule(&nftnl::add_rule(chain.name, &exprs));
             let read = read.map(|held| (held.chain, held.exprs));
             assert_eq!(read, Some((chain.name.to_owned(), Some(exprs))), "{rule}");
         }
@@ -38,34 +38,15 @@ fn agree(ruleset: &Ruleset) {
             })
             .collect();
         let read: Vec<_> = nftnl::add_elements(set.name, set.raw_elements())
-            .flat_map(|message| nftnl::parse_elements(&aligned(&message)).expect("elements"))
+            .flat_map(|message| nftnl::parse_elements(&message).expect("elements"))
             .collect();
         assert_eq!(read, intended, "{}", set.name);
     }
 }
 
-/// The message in memory that is aligned as libnftnl wants it. It numbers the elements of a list
-/// where the kernel, which does not look at the number, answers with 1 (`NFTA_LIST_ELEM`).
+/// The message in memory that is aligned as libnftnl wants it.
 fn aligned(message: &[u8]) -> Vec<u8> {
-    const HEADERS: usize = 20;
-    const NESTED: u16 = 0x8000;
-    const ELEMENTS: u16 = 3 | NESTED;
-    const NEW_ELEMENTS: [u8; 2] = 0x0a0c_u16.to_ne_bytes();
-    let mut message = message.to_vec();
+    let message = message.to_vec();
     assert!(message.as_ptr().cast::<u32>().is_aligned());
-    if message[4..6] == NEW_ELEMENTS {
-        let (mut at, mut inside) = (HEADERS, false);
-        while let Some(&[a, b, c, d]) = message.get(at..).and_then(<[u8]>::first_chunk) {
-            let length = usize::from(u16::from_ne_bytes([a, b]));
-            if inside {
-                message[at + 2..at + 4].copy_from_slice(&(1 | NESTED).to_ne_bytes());
-            } else if u16::from_ne_bytes([c, d]) == ELEMENTS {
-                inside = true;
-                at += 4;
-                continue;
-            }
-            at += length.next_multiple_of(4);
-        }
-    }
     message
 }

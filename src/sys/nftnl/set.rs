@@ -4,10 +4,7 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 use super::{INET, Message, build, c_string, octets, or_abort, text};
-use crate::ruleset::{
-    TABLE,
-    set::{KeyBytes, RawElement},
-};
+use crate::ruleset::TABLE;
 use nftnl::nftnl_sys as sys;
 use std::ptr::NonNull;
 
@@ -73,53 +70,17 @@ impl OwnedSet {
         };
     }
 
-    pub(super) fn add(&self, element: &RawElement) {
-        // SAFETY: the element is live until the set, which owns it from the last line on, is
-        // freed; it copies the octets.
-        unsafe {
-            let raw = or_abort(sys::nftnl_set_elem_alloc());
-            let keys = [
-                (sys::NFTNL_SET_ELEM_KEY, Some(&element.key)),
-                (sys::NFTNL_SET_ELEM_KEY_END, element.end.as_ref()),
-            ];
-            for (attribute, key) in keys {
-                if let Some(key) = key.map(KeyBytes::as_slice) {
-                    sys::nftnl_set_elem_set(
-                        raw.as_ptr(),
-                        attribute as u16,
-                        key.as_ptr().cast(),
-                        octets(key),
-                    );
-                }
-            }
-            if let Some(life) = element.life {
-                let milliseconds = u64::try_from(life.as_millis()).unwrap_or(u64::MAX).max(1);
-                sys::nftnl_set_elem_set_u64(
-                    raw.as_ptr(),
-                    sys::NFTNL_SET_ELEM_TIMEOUT as u16,
-                    milliseconds,
-                );
-            }
-            sys::nftnl_set_elem_add(self.0.as_ptr(), raw.as_ptr());
-        }
-    }
-
     pub(super) fn message(&self, kind: libc::c_int, flags: libc::c_int) -> Message {
         // SAFETY: the buffer has room for any message, and the set is live.
         build(|buffer| unsafe {
-            let header =
-                sys::nftnl_nlmsg_build_hdr(buffer.cast(), kind as u16, INET, flags as u16, 0);
+            let header = sys::nftnl_nlmsg_build_hdr(
+                buffer.cast(),
+                kind as u16,
+                INET.into(),
+                flags as u16,
+                0,
+            );
             sys::nftnl_set_nlmsg_build_payload(header, self.0.as_ptr());
-            header
-        })
-    }
-
-    pub(super) fn elements_message(&self, kind: libc::c_int, flags: libc::c_int) -> Message {
-        // SAFETY: the buffer has room for `ELEMENTS_PER_MESSAGE` elements, and the set is live.
-        build(|buffer| unsafe {
-            let header =
-                sys::nftnl_nlmsg_build_hdr(buffer.cast(), kind as u16, INET, flags as u16, 0);
-            sys::nftnl_set_elems_nlmsg_build_payload(header, self.0.as_ptr());
             header
         })
     }
