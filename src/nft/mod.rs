@@ -69,7 +69,6 @@ pub enum Found {
 pub struct Nftables {
     socket: Socket,
     sequence: u32,
-    buffer: Vec<u8>,
 }
 
 impl Nftables {
@@ -79,7 +78,6 @@ impl Nftables {
         Ok(Self {
             socket,
             sequence: 1,
-            buffer: vec![0; 64 * 1024],
         })
     }
 
@@ -209,10 +207,7 @@ impl Nftables {
     /// its first header (EPERM, a failed commit, no memory).
     fn await_acknowledgement(&mut self, batch: &Batch) -> Result<(), NftError> {
         loop {
-            let answers = self
-                .socket
-                .receive(&mut self.buffer)
-                .map_err(NftError::Acknowledge)?;
+            let answers = self.socket.receive().map_err(NftError::Acknowledge)?;
             for message in answers {
                 let message = message.map_err(NftError::Acknowledge)?;
                 let Some(answer) = Answer::read(message) else {
@@ -288,10 +283,7 @@ impl Nftables {
     ) -> Result<T, NftError> {
         let sequence = self.send_question(question)?;
         loop {
-            let messages = self
-                .socket
-                .receive(&mut self.buffer)
-                .map_err(NftError::ReadBack)?;
+            let messages = self.socket.receive().map_err(NftError::ReadBack)?;
             for message in messages {
                 let message = message.map_err(NftError::ReadBack)?;
                 let header = Header::read(message).ok_or(NftError::Unreadable)?;

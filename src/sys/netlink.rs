@@ -1,6 +1,6 @@
 //! A netlink socket with the options that libmnl's Rust wrapper does not reach.
 
-use mnl::{Bus, NlMessages};
+use mnl::{Bus, NlMessages, mnl_sys::mnl_socket_recvfrom};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
 };
@@ -12,7 +12,15 @@ use std::{
 };
 
 /// A socket to `nf_tables`, of the network namespace in which it was opened.
-pub struct Socket(mnl::Socket);
+pub struct Socket {
+    inner: mnl::Socket,
+    /// What was received last. Nothing clears it for the kernel, which writes to a few pages of it.
+    received: Vec<u8>,
+}
+
+/// The longest datagram that the kernel answers with (`netlink_recvmsg` in its
+/// `net/netlink/af_netlink.c`).
+const LONGEST: usize = 32 * 1024;
 
 impl Socket {
     /// Opens and binds it, with a deadline for each read and with the kernel's extended errors.
@@ -20,7 +28,10 @@ impl Socket {
     /// # Errors
     /// `EPROTONOSUPPORT` or `EAFNOSUPPORT` where the kernel has no netfilter netlink.
     pub fn open(timeout: Duration) -> io::Result<Self> {
-        let socket = Self(mnl::Socket::new(Bus::Netfilter)?);
+        let socket = Self {
+            inner: mnl::Socket::new(Bus::Netfilter)?,
+            received: Vec::with_capacity(LONGEST),
+        };
         let seconds = libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX);
         let microseconds = libc::suseconds_t::from(timeout.subsec_micros().cast_signed());
         let deadline = libc::timeval {
@@ -39,18 +50,20 @@ impl Socket {
     pub fn room_for(&self, len: usize) -> io::Result<usize> {
         // The kernel keeps some octets for itself and doubles what it is told.
         let wanted = libc::c_int::try_from(len / 2 + 4096).unwrap_or(libc::c_int::MAX / 2);
-        if self.send_buffer()? / 2 < len / 2 + 4096 {
+        let mut room = self.send_buffer()?;
+        if room / 2 < len / 2 + 4096 {
             self.set(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &wanted)
                 .or_else(|_| self.set(libc::SOL_SOCKET, libc::SO_SNDBUF, &wanted))?;
+            room = self.send_buffer()?;
         }
         // `netlink_sendmsg` in the kernel's net/netlink/af_netlink.c.
-        Ok(self.send_buffer()?.saturating_sub(32))
+        Ok(room.saturating_sub(32))
     }
 
     /// Sends one datagram.
     pub fn send(&self, datagram: &[u8]) -> io::Result<()> {
         let sent = loop {
-            match self.0.send(datagram) {
+            match self.inner.send(datagram) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result?,
             }
@@ -62,18 +75,35 @@ impl Socket {
         }
     }
 
-    /// Receives one datagram into `buffer`, which is to be 32 KiB at least (`NLMSG_GOODSIZE`).
+    /// Receives one datagram.
     ///
     /// # Errors
-    /// `EAGAIN` when the deadline passed.
-    pub fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<NlMessages<'a>> {
-        loop {
-            match self.0.recv_raw(buffer) {
-                Ok(len) => return Ok(NlMessages::new(&buffer[..len])),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+    /// `EAGAIN` when the deadline passed, `ENOSPC` when the datagram is longer than any should be.
+    pub fn receive(&mut self) -> io::Result<NlMessages<'_>> {
+        self.received.clear();
+        let room = self.received.spare_capacity_mut();
+        let len = loop {
+            // SAFETY: the socket is open, and the kernel writes at most as many octets as there is
+            // room for.
+            let len = unsafe {
+                mnl_socket_recvfrom(
+                    self.inner.as_raw_socket(),
+                    room.as_mut_ptr().cast(),
+                    room.len(),
+                )
+            };
+            if let Ok(len) = usize::try_from(len) {
+                break len;
             }
-        }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        };
+        // SAFETY: the kernel wrote that many octets; what does not fit is an error (libmnl,
+        // `mnl_socket_recvfrom`).
+        unsafe { self.received.set_len(len) };
+        Ok(NlMessages::new(&self.received))
     }
 
     /// Closes it without the wait that closing one has.
@@ -87,7 +117,7 @@ impl Socket {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let pair = socketpair(AddressFamily::Unix, SockType::Datagram, None, flags);
         if let Ok((here, queue)) = &pair {
-            let files = [self.0.as_raw_fd(), queue.as_raw_fd()];
+            let files = [self.inner.as_raw_fd(), queue.as_raw_fd()];
             let message = [ControlMessage::ScmRights(&files)];
             let octet = [IoSlice::new(b"\0")];
             let _ = sendmsg::<()>(here.as_raw_fd(), &octet, &message, MsgFlags::empty(), None);
@@ -103,7 +133,7 @@ impl Socket {
         // SAFETY: the kernel writes at most `len` octets to `value`, which has that many.
         let result = unsafe {
             libc::getsockopt(
-                self.0.as_raw_fd(),
+                self.inner.as_raw_fd(),
                 libc::SOL_SOCKET,
                 libc::SO_SNDBUF,
                 (&raw mut value).cast(),
@@ -121,7 +151,7 @@ impl Socket {
         // SAFETY: `value` is a live plain C value of the length that is passed with it.
         let result = unsafe {
             libc::setsockopt(
-                self.0.as_raw_fd(),
+                self.inner.as_raw_fd(),
                 level,
                 option,
                 std::ptr::from_ref(value).cast(),
