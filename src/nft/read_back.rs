@@ -13,7 +13,7 @@ use crate::{
     },
     sys::nftnl::{self, HeldRule},
 };
-use std::{thread, time::Duration};
+use std::{fmt, thread, time::Duration};
 
 /// Whether a set holds what it should: sorted both, what it holds first.
 type Judge = dyn Fn(&[RawElement], &[RawElement], &Set) -> bool;
@@ -62,8 +62,11 @@ fn mark_of(rule: &[Expr]) -> Option<u32> {
 fn compare_table(kernel: &mut Nftables, intended: &Ruleset) -> Result<(), NftError> {
     let (used, flags) = kernel.get(&nftnl::get_table(), nftnl::parse_table)?;
     let expected = u32::try_from(intended.chains.len() + intended.sets.len()).ok();
-    same("the number of chains and sets", Some(used) == expected)?;
-    same("the flag dormant", flags & DORMANT == 0)
+    same(
+        format_args!("the number of chains and sets"),
+        Some(used) == expected,
+    )?;
+    same(format_args!("the flag dormant"), flags & DORMANT == 0)
 }
 
 /// `NFT_TABLE_F_DORMANT`: the table is there and decides nothing.
@@ -82,20 +85,19 @@ fn compare_chains(
     for chain in &intended.chains {
         let facts = kernel.get(&nftnl::get_chain(chain.name), nftnl::parse_chain)?;
         same(
-            &format!("chain {}", chain.name),
+            format_args!("chain {}", chain.name),
             facts == nftnl::chain_facts(chain),
         )?;
         let held = || rules.iter().filter(|rule| rule.chain == chain.name);
         same(
-            &format!("the number of rules in chain {}", chain.name),
+            format_args!("the number of rules in chain {}", chain.name),
             held().count() == chain.rules.len(),
         )?;
         for (held, rule) in held().zip(&chain.rules) {
-            let equal = held.exprs.as_ref() == Some(&bytecode::lower(rule));
-            if !equal {
-                let what = format!("rule `{rule}` of chain {}", chain.name);
-                return Err(NftError::Different(what));
-            }
+            same(
+                format_args!("rule `{rule}` of chain {}", chain.name),
+                held.exprs.as_ref() == Some(&bytecode::lower(rule)),
+            )?;
         }
     }
     Ok(())
@@ -107,7 +109,7 @@ fn compare_facts(kernel: &mut Nftables, intended: &Ruleset) -> Result<(), NftErr
         let found = held.iter().find(|(name, _)| name == set.name);
         let facts = found.map(|(_, facts)| *facts);
         same(
-            &format!("set {}", set.name),
+            format_args!("set {}", set.name),
             facts == Some(nftnl::set_facts(set)),
         )?;
     }
@@ -120,7 +122,7 @@ fn compare_elements(kernel: &mut Nftables, set: &Set, judge: &Judge) -> Result<(
     let mut patience = PATIENCE;
     while !judge(&held(kernel, set)?, &intended, set) {
         patience -= 1;
-        same(&format!("what set {} holds", set.name), patience > 0)?;
+        same(format_args!("what set {} holds", set.name), patience > 0)?;
         thread::sleep(PAUSE);
     }
     Ok(())
@@ -174,10 +176,11 @@ fn held(kernel: &mut Nftables, set: &Set) -> Result<Vec<RawElement>, NftError> {
     Ok(held)
 }
 
-fn same(what: &str, equal: bool) -> Result<(), NftError> {
+/// What is compared is put in words only where it differs.
+fn same(what: fmt::Arguments<'_>, equal: bool) -> Result<(), NftError> {
     if equal {
         Ok(())
     } else {
-        Err(NftError::Different(what.to_owned()))
+        Err(NftError::Different(what.to_string()))
     }
 }
