@@ -299,16 +299,16 @@ impl Allowlist {
             .collect();
         found.sort_unstable_by_key(|(name, _)| *name);
         let by_name = found.chunk_by(|(one, _), (next, _)| one == next);
-        by_name
-            .map(|entries| match entries {
+        let united = |entries: &[(&'a Name, &Services)]| {
+            let (name, services) = entries[0];
+            if entries.len() == 1 {
                 // As nearly all are.
-                [(name, services)] => (*name, (*services).clone()),
-                _ => {
-                    let services = entries.iter().flat_map(|(_, services)| services.iter());
-                    (entries[0].0, services.collect())
-                }
-            })
-            .collect()
+                return (name, services.clone());
+            }
+            let services = entries.iter().flat_map(|(_, services)| services.iter());
+            (name, services.collect())
+        };
+        by_name.map(united).collect()
     }
 }
 

@@ -250,6 +250,7 @@ impl Servers {
         until: Instant,
         hurry: &AtomicBool,
     ) -> Result<Response, Vec<ServerFailure>> {
+        // The end, or what comes before it: the server that was asked last is silent for too long.
         let mut alarm = pin!(sleep_until(until));
         let mut in_flight = tokio::select! {
             biased;
@@ -269,10 +270,9 @@ impl Servers {
 
         let mut attempts = self.attempts();
         let mut asked = 0;
-        let mut ask_next = true;
         let mut talks = Vec::with_capacity(1);
         loop {
-            if ask_next && let Some(attempt) = attempts.get_mut(asked) {
+            if let Some(attempt) = attempts.get_mut(asked) {
                 attempt.failure = Some(Failure::Silent);
                 talks.push(talk(asked, attempt.server, Duration::ZERO));
                 asked += 1;
@@ -293,7 +293,6 @@ impl Servers {
                         Err(failure) => failure,
                     };
                     attempt.failure = Some(failure);
-                    ask_next = true;
                     if !hurry.load(Ordering::Relaxed) && let Some(pause) = attempt.pauses.next() {
                         talks.push(talk(at, attempt.server, *pause));
                     }
@@ -304,7 +303,6 @@ impl Servers {
                     }
                     attempts[asked - 1].server.silent.set(Some(Instant::now()));
                     drop(in_flight.take());
-                    ask_next = true;
                     alarm.as_mut().reset(until);
                 }
             }
