@@ -170,7 +170,7 @@ pub fn locked(dns: Option<(&Nameservers, &[SocketOwner])>) -> Ruleset {
     let mut chains = common_chains();
     chains.extend([chain(LOOKUPS, lookups), chain(ANSWERS, answers)]);
     chains.extend(base_chains(output, input));
-    marked_by_content(Ruleset { sets, chains })
+    Ruleset { sets, chains }.with_mark(LOCK)
 }
 
 /// The policy: what the sets allow, DNS only as `dns` says, nothing else.
@@ -301,10 +301,6 @@ fn replies(dns: Dns<'_>) -> Vec<Rule> {
 /// touch the flows that are open; any other policy gives another one, and flows that carry the
 /// old mark are judged anew. Nobody without `CAP_NET_ADMIN` can set a conntrack mark.
 fn marked_by_content(ruleset: Ruleset) -> Ruleset {
-    if ruleset.mark().is_none() {
-        // A lock without a way out lets no flow in or out that could have one.
-        return ruleset;
-    }
     let mut hash = Sha256::new();
     hash.update(ruleset.structure().to_string());
     for set in &ruleset.sets {
@@ -331,10 +327,13 @@ fn marked_by_generation(ruleset: Ruleset, generation: &[u8; 32]) -> Ruleset {
 fn marked(ruleset: Ruleset, hash: Sha256) -> Ruleset {
     let digest = hash.finalize();
     let mark = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
-    // 0 is the mark of a flow that nobody marked.
-    ruleset.with_mark(if mark > KINDS { mark } else { !mark })
+    // 0 is the mark of a flow that nobody marked, and the next one the lock's.
+    ruleset.with_mark(if mark > LOCK | KINDS { mark } else { !mark })
 }
 
+/// The mark of the lock's own flows, whatever it lets out: it tells them from a policy's, and lets in
+/// nothing but answers.
+const LOCK: u32 = KINDS + 1;
 /// The bits of a mark that say of which kind a flow is; [`marked`] fills in the others.
 pub(super) const KINDS: u32 = 3;
 /// Of the flows that the policy let out.
