@@ -49,9 +49,7 @@ impl Privileges {
     /// Whether this process has what the plan takes, without changing anything: to be asked
     /// early, so that a start that cannot end well ends at once (I5).
     pub fn check_attainable(&self) -> Result<(), PrivilegeError> {
-        let setgroups_denied = file::of_proc("/proc/thread-self/setgroups")
-            .is_ok_and(|text| text.trim_end() == "deny");
-        self.check_attainable_from(&Status::read()?, setgroups_denied)
+        self.check_attainable_from(&Status::read()?, setgroups_denied())
     }
 
     fn check_attainable_from(
@@ -101,13 +99,13 @@ impl Privileges {
     /// what is there: a process that stays above the command takes steps of its own.
     pub fn confine(&self, beside: &CapsHashSet) -> Result<(), PrivilegeError> {
         let status = Status::read()?;
-        let takes = self.takes(&status);
-        check_permitted(&takes, &status)?;
+        self.check_attainable_from(&status, setgroups_denied())?;
         // What a root without effective capabilities may still raise.
         set_capabilities(status.permitted, status.permitted, status.inheritable)?;
         let kept = self.kept_mask();
         reduce_bounding(status.bounding, kept)?;
-        let remaining = takes
+        let remaining = self
+            .takes(&status)
             .into_iter()
             .map(|(capability, _)| capability)
             .filter(|capability| *capability != Capability::CAP_SETPCAP || self.keeps(*capability))
@@ -232,6 +230,11 @@ fn change_ids(wanted: &Identity, saved: u32, status: &Status) -> Result<(), Priv
             .map_err(failed("user", wanted.uid.to_string()))?;
     }
     Ok(())
+}
+
+/// Whether the user namespace forbids to change the groups: setgroups(2), `user_namespaces(7)`.
+fn setgroups_denied() -> bool {
+    file::of_proc("/proc/thread-self/setgroups").is_ok_and(|text| text.trim_end() == "deny")
 }
 
 /// Each of these is permitted, or which one is missing and for what.
