@@ -194,7 +194,7 @@ impl Keeper {
         }
         reduce_bounding(before.bounding, 0)?;
         set_ambient(&CapsHashSet::new())?;
-        let kept = mask(&self.capabilities);
+        let kept = mask(self.capabilities.iter().copied());
         set_capabilities(kept, kept, 0)?;
         let prctl = |what| {
             move |errno: nix::errno::Errno| PrivilegeError::Prctl {
@@ -211,7 +211,7 @@ impl Keeper {
     }
 
     fn verify(&self, before: &Status, status: &Status) -> Result<(), PrivilegeError> {
-        let kept = mask(&self.capabilities);
+        let kept = mask(self.capabilities.iter().copied());
         expect_sets(status, [0, kept, kept, 0, 0])?;
         let own = before.uid[1];
         let uids = self.uid.map_or(before.uid, |uid| [uid, own, uid, own]);

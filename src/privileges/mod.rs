@@ -104,14 +104,11 @@ impl Privileges {
         set_capabilities(status.permitted, status.permitted, status.inheritable)?;
         let kept = self.kept_mask();
         reduce_bounding(status.bounding, kept)?;
-        let remaining = self
-            .takes(&status)
-            .into_iter()
+        let takes = self.takes(&status).into_iter();
+        let takes = takes
             .map(|(capability, _)| capability)
-            .filter(|capability| *capability != Capability::CAP_SETPCAP || self.keeps(*capability))
-            .fold(mask(beside) & status.permitted, |set, capability| {
-                set | capability.bitmask()
-            });
+            .filter(|capability| *capability != Capability::CAP_SETPCAP || self.keeps(*capability));
+        let remaining = mask(takes) | mask(beside.iter().copied()) & status.permitted;
         set_ambient(&CapsHashSet::new())?;
         set_capabilities(remaining, remaining, kept)
     }
@@ -189,9 +186,7 @@ impl Privileges {
     }
 
     fn kept_mask(&self) -> u64 {
-        self.keep_caps
-            .iter()
-            .fold(0, |mask, kept| mask | kept.0.bitmask())
+        mask(self.keep_caps.iter().map(|kept| kept.0))
     }
 
     /// Whether the command keeps this one.
@@ -315,9 +310,9 @@ fn set_ambient(value: &CapsHashSet) -> Result<(), PrivilegeError> {
 }
 
 /// Bit n for capability n.
-fn mask(capabilities: &CapsHashSet) -> u64 {
-    let bits = capabilities.iter().map(Capability::bitmask);
-    bits.fold(0, |set, bit| set | bit)
+fn mask(capabilities: impl IntoIterator<Item = Capability>) -> u64 {
+    let capabilities = capabilities.into_iter();
+    capabilities.fold(0, |set, capability| set | capability.bitmask())
 }
 
 #[cfg(test)]
