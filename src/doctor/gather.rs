@@ -217,8 +217,9 @@ fn kernel(is_own: bool, own: Option<&Status>, dns: Dns) -> Look<()> {
 fn sample() -> Policy {
     let elements = [
         "443/tcp@192.0.2.0/24",
-        "443/tcp@192.0.2.7",
+        "80/tcp@192.0.2.7",
         "1-9/udp@2001:db8::/32",
+        "80/tcp@2001:db8::7",
     ];
     let elements = elements.iter().flat_map(|text| policy::parse_inbound(text));
     let elements = policy::disjoint(elements.flatten());

@@ -156,7 +156,7 @@ pub fn locked(dns: Option<(&Nameservers, &[SocketOwner])>) -> Ruleset {
     let output = vec![
         jump(HIDDEN),
         jump(LOOKUPS),
-        jump(DNS),
+        original_to(DNS),
         Rule(vec![Term::LeavesByLoopback, Term::Accept]),
         jump(ICMP_OUT),
         Rule(vec![Term::Established, Term::Drop]),
@@ -170,12 +170,19 @@ pub fn locked(dns: Option<(&Nameservers, &[SocketOwner])>) -> Ruleset {
     let mut chains = common_chains();
     chains.extend([chain(LOOKUPS, lookups), chain(ANSWERS, answers)]);
     chains.extend(base_chains(output, input));
-    Ruleset { sets, chains }.with_mark(LOCK)
+    let ruleset = Ruleset { sets, chains }.without_empty_sets();
+    ruleset.with_mark(LOCK)
 }
 
 /// The policy: what the sets allow, DNS only as `dns` says, nothing else.
+///
+/// What there is nothing for has no set and no rule: it would cost each start, and each packet that
+/// passes it. But in mode `proxy`, where the table is one for all lists: elements come and go, and
+/// a keeper knows the table of another one by it.
 #[must_use]
 pub fn enforced(policy: &Policy, dns: Dns<'_>) -> Ruleset {
+    let is_one_for_all_lists = matches!(dns, Dns::Proxy(_));
+    let lets_in = is_one_for_all_lists || !policy.inbound.is_empty();
     let mut sets = icmp_sets();
     sets.extend(policy_sets(policy));
     let mut chains = common_chains();
@@ -185,7 +192,7 @@ pub fn enforced(policy: &Policy, dns: Dns<'_>) -> Ruleset {
         chain(REQUESTS, requests(dns)),
         chain(REPLIES, replies(dns)),
     ]);
-    chains.extend(base_chains(output(dns), input(dns)));
+    chains.extend(base_chains(output(dns, lets_in), input(dns, lets_in)));
     match dns {
         Dns::Closed => {}
         Dns::Servers(nameservers) => sets.extend(nameserver_sets(nameservers)),
@@ -199,17 +206,17 @@ pub fn enforced(policy: &Policy, dns: Dns<'_>) -> Ruleset {
     }
     let ruleset = Ruleset { sets, chains };
     match dns {
-        Dns::Closed | Dns::Servers(_) => marked_by_content(ruleset),
+        Dns::Closed | Dns::Servers(_) => marked_by_content(ruleset.without_empty_sets()),
         Dns::Proxy(proxy) => marked_by_generation(ruleset, &proxy.generation),
     }
 }
 
-fn output(dns: Dns<'_>) -> Vec<Rule> {
+fn output(dns: Dns<'_>, lets_in: bool) -> Vec<Rule> {
     let mut rules = canary();
     rules.push(jump(HIDDEN));
     // Closed before loopback, where a nameserver may listen too (I7).
     match dns {
-        Dns::Closed => rules.push(jump(DNS)),
+        Dns::Closed => rules.push(original_to(DNS)),
         Dns::Servers(_) => {}
         Dns::Proxy(proxy) => {
             rules.push(known_to_listeners());
@@ -222,12 +229,14 @@ fn output(dns: Dns<'_>) -> Vec<Rule> {
             ));
             rules.extend(refuse_forged_answers());
             rules.extend(to_listeners());
-            rules.push(jump(DNS));
+            rules.push(original_to(DNS));
         }
     }
     rules.push(Rule(vec![Term::LeavesByLoopback, Term::Accept]));
     rules.push(established(Direction::Original, OUT_MARK));
-    rules.push(established(Direction::Reply, IN_MARK));
+    if lets_in {
+        rules.push(established(Direction::Reply, IN_MARK));
+    }
     rules.push(jump(ICMP_OUT));
     if let Dns::Servers(nameservers) = dns {
         rules.extend(to_nameservers(None, OUT_MARK));
@@ -237,13 +246,12 @@ fn output(dns: Dns<'_>) -> Vec<Rule> {
             OUT_MARK,
         ));
         // Port 53 is the mode's, not the list's: a wide entry does not open it.
-        rules.push(jump(DNS));
+        rules.push(original_to(DNS));
     }
-    rules.push(Rule(vec![
-        Term::Direction(Direction::Original),
-        Term::Jump(REQUESTS),
-    ]));
-    rules.extend(answers_to_inbound());
+    rules.push(original_to(REQUESTS));
+    if lets_in {
+        rules.extend(answers_to_inbound());
+    }
     rules.push(Rule(vec![Term::Goto(REFUSE)]));
     rules
 }
@@ -264,12 +272,14 @@ fn requests(dns: Dns<'_>) -> Vec<Rule> {
     rules
 }
 
-fn input(dns: Dns<'_>) -> Vec<Rule> {
+fn input(dns: Dns<'_>, lets_in: bool) -> Vec<Rule> {
     let mut rules = vec![
         Rule(vec![Term::CameByLoopback, Term::Accept]),
         established(Direction::Reply, OUT_MARK),
-        established(Direction::Original, IN_MARK),
     ];
+    if lets_in {
+        rules.push(established(Direction::Original, IN_MARK));
+    }
     if let Dns::Proxy(_) = dns {
         rules.push(established(Direction::Reply, RESOLVER_MARK));
     }
@@ -278,7 +288,9 @@ fn input(dns: Dns<'_>) -> Vec<Rule> {
         Term::Direction(Direction::Reply),
         Term::Jump(REPLIES),
     ]));
-    rules.extend(let_in());
+    if lets_in {
+        rules.extend(let_in());
+    }
     rules.push(Rule(vec![Term::Counter]));
     rules
 }
@@ -371,22 +383,20 @@ fn refuse_hidden_destinations() -> Vec<Rule> {
     ]
 }
 
-/// By the port that the flow was first sent to: Docker's nat rules turn 127.0.0.11:53 into
-/// another port before this chain sees it. Only in that direction: a reset that refuses a query
-/// is of the same flow, the other way. That other port is open to whoever finds it, so nothing
-/// goes to the address of Docker's DNS at all.
+/// What comes here goes the original way of its flow ([`original_to`]): a reset that refuses a query
+/// is of the same flow, the other way. By the port that the flow was first sent to: Docker's nat
+/// rules turn 127.0.0.11:53 into another port before this chain sees it. That other port is open to
+/// whoever finds it, so nothing goes to the address of Docker's DNS at all.
 fn close_dns() -> Vec<Rule> {
     let to_port = |protocol| {
         Rule(vec![
             Term::IsProtocol(protocol),
-            Term::Direction(Direction::Original),
             Term::OriginalDestinationPort(DNS_PORT),
             Term::Goto(REFUSE),
         ])
     };
     let mut rules: Vec<Rule> = Protocol::ALL.map(to_port).into();
     rules.push(Rule(vec![
-        Term::Direction(Direction::Original),
         Term::DestinationIs(EMBEDDED_DNS),
         Term::Goto(REFUSE),
     ]));
@@ -713,6 +723,14 @@ fn refuse() -> Vec<Rule> {
 
 fn jump(chain: &'static str) -> Rule {
     Rule(vec![Term::Jump(chain)])
+}
+
+/// A jump of what goes the original way of its flow.
+fn original_to(chain: &'static str) -> Rule {
+    Rule(vec![
+        Term::Direction(Direction::Original),
+        Term::Jump(chain),
+    ])
 }
 
 /// What the lock and every policy have in common. The policy is put in the place of the lock by a

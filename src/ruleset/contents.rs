@@ -87,8 +87,7 @@ pub(super) fn icmp_sets() -> Vec<Set> {
 }
 
 /// Single addresses with single ports go to hash tables, which grow without growing slower;
-/// networks and port ranges need interval sets. All sets are there even when empty, so that the
-/// text without elements is one for all lists.
+/// networks and port ranges need interval sets.
 pub(super) fn policy_sets(policy: &Policy) -> Vec<Set> {
     let (hosts, ranges): (Vec<&Element>, Vec<&Element>) =
         policy.allow.iter().partition(|element| is_single(element));

@@ -128,6 +128,22 @@ impl Ruleset {
         })
     }
 
+    /// The same for every packet, without the sets that hold nothing and the rules that ask them.
+    #[must_use]
+    fn without_empty_sets(mut self) -> Self {
+        let is_kept = |set: &Set| !set.elements.is_empty();
+        let gone: Vec<_> = self.sets.iter().filter(|set| !is_kept(set)).collect();
+        let asks_one = |term: &Term| {
+            let asked = term.set();
+            gone.iter().any(|set| asked == Some(set.name))
+        };
+        for chain in &mut self.chains {
+            chain.rules.retain(|rule| !rule.0.iter().any(asks_one));
+        }
+        self.sets.retain(is_kept);
+        self
+    }
+
     /// The same ruleset with another mark.
     #[must_use]
     pub fn with_mark(mut self, mark: u32) -> Self {

@@ -140,6 +140,17 @@ pub enum Term {
     Jump(&'static str),
 }
 
+impl Term {
+    /// The set that it asks.
+    #[must_use]
+    pub fn set(&self) -> Option<&'static str> {
+        match self {
+            Self::ServiceIn { set, .. } | Self::IcmpTypeIn(_, set) => Some(set),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Term {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

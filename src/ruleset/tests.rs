@@ -27,14 +27,19 @@ fn policy() -> Policy {
             element("2001:db8::1/128", 443),
             element("2001:db8:1::/48", 443),
         ],
-        deny: vec![element("198.51.100.9/32", 443)],
+        deny: vec![
+            element("198.51.100.9/32", 443),
+            element("2001:db8:1::9/128", 443),
+        ],
         inbound: vec![element("0.0.0.0/0", 8001)],
     }
 }
 
 fn nameservers() -> Nameservers {
     Nameservers {
-        servers: [SocketAddr::from(([192, 0, 2, 53], 53))].into(),
+        servers: ["192.0.2.53:53", "[2001:db8::53]:53"]
+            .map(|server| server.parse().unwrap())
+            .into(),
         unknown: true,
     }
 }
@@ -131,6 +136,71 @@ fn what_is_denied_is_asked_first_in_both_directions() {
         let rules = path(&ruleset, chain);
         assert!(position(&rules, "@deny4") < position(&rules, "@allow4 "));
         assert!(position(&rules, "@deny6") < position(&rules, "@allow6 "));
+    }
+}
+
+#[test]
+fn what_there_is_nothing_for_has_no_set_and_no_rule() {
+    let policy = Policy {
+        allow: vec![element("192.0.2.7/32", 443)],
+        ..Policy::default()
+    };
+    let services = |ruleset: &Ruleset| -> Vec<_> {
+        let sets = ruleset.sets.iter();
+        let sets = sets.filter(|set| !matches!(set.elements, Elements::IcmpTypes(_)));
+        sets.map(|set| set.name).collect()
+    };
+    let pinned = enforced(&policy, Dns::Closed);
+    assert_eq!(services(&pinned), ["allow4"]);
+    for (chain, rule) in [
+        (
+            "requests",
+            "ip daddr . meta l4proto . th dport @allow4 goto let_out",
+        ),
+        (
+            "replies",
+            "ip saddr . meta l4proto . th sport @allow4 goto go_on",
+        ),
+    ] {
+        assert_eq!(rules(&pinned, chain), [rule]);
+    }
+    // Nothing is let in, so that no flow has the mark of one that was.
+    let text = pinned.to_string();
+    let let_in = format!("0x{:08x}", pinned.mark().unwrap() | 2);
+    assert!(!text.contains(&let_in), "{text}");
+    let servers = Nameservers {
+        servers: [SocketAddr::from(([192, 0, 2, 53], 53))].into(),
+        unknown: false,
+    };
+    let locked = locked(Some((&servers, &[SocketOwner::user(0)])));
+    assert_eq!(services(&locked), ["nameservers4"]);
+    assert!(!locked.to_string().contains("@nameservers6"));
+    // A keeper puts in what there is nothing of yet, and is known by its table.
+    let proxy = proxy(&servers, &[]);
+    let all = enforced(&policy, Dns::Proxy(&proxy));
+    let none = enforced(&Policy::default(), Dns::Proxy(&proxy));
+    assert_eq!(all.digest(), none.digest());
+    assert_eq!(services(&all).len(), 8 + 2 + 2 + 4 + 4);
+}
+
+#[test]
+fn every_rule_asks_a_set_that_is_there() {
+    let nameservers = known_nameservers();
+    for ruleset in [
+        locked(None),
+        locked(Some((&nameservers, &[SocketOwner::user(0)]))),
+        enforced(&policy(), Dns::Closed),
+        enforced(&Policy::default(), Dns::Closed),
+        enforced(&policy(), Dns::Servers(&nameservers)),
+        enforced(&policy(), Dns::Proxy(&proxy(&nameservers, &[]))),
+    ] {
+        let rules = ruleset.chains.iter().flat_map(|chain| &chain.rules);
+        let asked: std::collections::BTreeSet<_> = rules
+            .flat_map(|rule| &rule.0)
+            .filter_map(Term::set)
+            .collect();
+        let held: std::collections::BTreeSet<_> = ruleset.sets.iter().map(|set| set.name).collect();
+        assert_eq!(asked, held);
     }
 }
 
