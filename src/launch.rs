@@ -209,11 +209,11 @@ pub(crate) fn become_command(
     kept: Option<BorrowedFd<'_>>,
     tie: impl FnOnce() -> Result<(), LaunchError>,
 ) -> Result<Infallible, LaunchError> {
-    privileges.drop_all(saved)?;
+    let status = privileges.drop_all(saved)?;
     process::close_on_exec_above_2(kept).map_err(set_up("close file descriptors at exec"))?;
     tie()?;
     check_interrupted()?;
-    process::reset_dispositions().map_err(set_up("reset signal dispositions"))?;
+    process::reset_dispositions(status.ignored).map_err(set_up("reset signal dispositions"))?;
     process::change_signal_mask(SigmaskHow::SIG_SETMASK, &SigSet::empty())
         .map_err(set_up("unblock signals"))?;
     let error = execute(command);

@@ -161,6 +161,7 @@ pub(super) mod tests {
             ambient: 0,
             no_new_privs: true,
             seccomp: 2,
+            ignored: 0,
         }
     }
 

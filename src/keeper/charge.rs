@@ -425,7 +425,7 @@ impl Charge {
             ipv6: counts.ipv6 as u64,
         })
         .map_err(Error::from)
-        .and_then(|sentinel| Ok(self.place.renew(&sentinel)?));
+        .and_then(|sentinel| Ok(self.place.publish(&sentinel)?));
         if let Err(error) = published {
             warn!(
                 "the sentinel may still tell of the lists before: {}",

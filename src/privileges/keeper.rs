@@ -270,6 +270,7 @@ mod tests {
             ambient: 0,
             no_new_privs: false,
             seccomp: 0,
+            ignored: 0,
         }
     }
 

@@ -115,7 +115,7 @@ impl Privileges {
 
     /// After `confine`: groups, gid, uid, the rest of the capabilities, `no_new_privs`, the socket
     /// filter, and then the look at what the kernel made of it.
-    pub fn drop_all(&self, saved: Saved) -> Result<(), PrivilegeError> {
+    pub fn drop_all(&self, saved: Saved) -> Result<Status, PrivilegeError> {
         let before = Status::read()?;
         let saved = match (&self.identity, saved) {
             (Some(wanted), Saved::Command) => wanted.uid,
@@ -138,7 +138,9 @@ impl Privileges {
             })?;
             filter.install()?;
         }
-        self.verify(saved, &Status::read()?)
+        let status = Status::read()?;
+        self.verify(saved, &status)?;
+        Ok(status)
     }
 
     fn become_identity(
@@ -339,6 +341,7 @@ mod tests {
             ambient: 0,
             no_new_privs: false,
             seccomp: 0,
+            ignored: 0,
         }
     }
 

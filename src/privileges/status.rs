@@ -29,6 +29,8 @@ pub struct Status {
     pub no_new_privs: bool,
     /// 0 for none, 2 for a filter.
     pub seccomp: u32,
+    /// The signals that the process ignores, bit n - 1 for signal n.
+    pub ignored: u64,
 }
 
 /// Why the credentials are unknown.
@@ -52,7 +54,7 @@ impl Status {
     }
 
     fn parse(text: &str) -> Result<Self, StatusError> {
-        // Cut once: a start reads this four times, and looks for ten lines among sixty each time.
+        // Cut once: a start reads this four times, and looks for eleven lines among sixty each time.
         let lines = text.lines().filter_map(|line| line.split_once(':'));
         let lines = &lines.collect::<Vec<_>>()[..];
         Ok(Self {
@@ -74,6 +76,7 @@ impl Status {
             ambient: mask(lines, "CapAmb")?,
             no_new_privs: number(lines, "NoNewPrivs")? == 1,
             seccomp: number(lines, "Seccomp")?,
+            ignored: mask(lines, "SigIgn")?,
         })
     }
 }
@@ -110,7 +113,7 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "Name:\tcat\nUid:\t1000\t1000\t0\t1000\nGid:\t5\t5\t5\t5\nGroups:\t998 29 \n\
-        CapInh:\t0000000000000000\nCapPrm:\t00000000000004c0\nCapEff:\t0000000000000080\n\
+        SigIgn:\t0000000000001000\nCapInh:\t0000000000000000\nCapPrm:\t00000000000004c0\nCapEff:\t0000000000000080\n\
         CapBnd:\t000001ffffffffff\nCapAmb:\t0000000000000400\nNoNewPrivs:\t1\nSeccomp:\t2\n\
         Seccomp_filters:\t1\n";
 
@@ -123,6 +126,7 @@ mod tests {
         assert_eq!(status.bounding, 0x1ff_ffff_ffff);
         assert!(status.no_new_privs);
         assert_eq!(status.seccomp, 2);
+        assert_eq!(status.ignored, 1 << (libc::SIGPIPE - 1));
         assert!(
             Status::parse(&TEXT.replace("Groups:\t998 29 ", "Groups:\t"))
                 .unwrap()

@@ -153,16 +153,9 @@ impl Place {
     }
 
     /// Writes the sentinel beside its place, mode 0444 whatever the umask, and moves it there: at
-    /// no instant is there half a sentinel.
+    /// no instant is there half a sentinel. Where that fails there is what was there before: none
+    /// after a start, and after a reload the one that is still true.
     pub fn publish(&self, sentinel: &Sentinel) -> Result<(), PlaceError> {
-        self.renew(sentinel).inspect_err(|_| {
-            // The move may be done already, and the sync after it what failed (I5).
-            let _ = fs::remove_file(self.path());
-        })
-    }
-
-    /// The same in the place of one that is true. Where it fails there is that one, or this one.
-    pub fn renew(&self, sentinel: &Sentinel) -> Result<(), PlaceError> {
         let beside = self.beside();
         // Left by a start that was killed. Starts are serialised (I9), so it is nobody's.
         remove(&beside)?;
@@ -203,17 +196,17 @@ impl Place {
         }
         write(&mut file, sentinel).map_err(failed("write", beside))?;
         let path = self.path();
-        fs::rename(beside, &path).map_err(failed("publish", &path))?;
-        sync_folder(&self.folder).map_err(failed("sync", &self.folder))
+        fs::rename(beside, &path).map_err(failed("publish", &path))
     }
 }
 
+/// Not synced: a sentinel is of one boot, so that one which a crash of the machine leaves, whole or
+/// not, does not verify.
 fn write(file: &mut File, sentinel: &Sentinel) -> io::Result<()> {
     let mut text = serde_json::to_vec(sentinel)?;
     text.push(b'\n');
     file.write_all(&text)?;
-    file.set_permissions(Permissions::from_mode(0o444))?;
-    file.sync_all()
+    file.set_permissions(Permissions::from_mode(0o444))
 }
 
 /// Removes the sentinel at `path`; it may be absent. A symbolic link is removed, not followed.
@@ -223,14 +216,6 @@ pub fn remove(path: &Path) -> Result<(), PlaceError> {
             Err(failed("remove", path)(source))
         }
         _ => Ok(()),
-    }
-}
-
-/// Some file systems have nothing to sync in a directory and say EINVAL: fsync(2).
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    match File::open(folder)?.sync_all() {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-        result => result,
     }
 }
 

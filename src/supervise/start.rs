@@ -26,7 +26,7 @@ use crate::{
     command::Command,
     error,
     launch::{LaunchError, become_command, check_interrupted, get_ready, set_up, withdraw},
-    privileges::{Keeper, Privileges, Saved},
+    privileges::{Keeper, PrivilegeError, Privileges, Saved, Status},
     sentinel::{Place, Sentinel},
     state_dir::StateLock,
     sys::process,
@@ -80,7 +80,8 @@ fn try_start(plan: Plan<'_>, ready: impl FnOnce()) -> Result<Supervised, LaunchE
     }
     get_ready(plan.privileges, &plan.keeper.needs(), plan.sentinel, ready)?;
     // Children are waited for: an ignored SIGCHLD, which is inherited, would let them vanish.
-    process::reset_dispositions().map_err(set_up("reset signal dispositions"))?;
+    let status = Status::read().map_err(PrivilegeError::from)?;
+    process::reset_dispositions(status.ignored).map_err(set_up("reset signal dispositions"))?;
     if Pid::this().as_raw() != 1 {
         prctl::set_child_subreaper(true).map_err(set_up("become the subreaper"))?;
     }

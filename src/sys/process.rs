@@ -103,18 +103,15 @@ pub fn install_filter(program: &[seccompiler::sock_filter]) -> io::Result<()> {
     })
 }
 
-/// Sets every signal of the process to its default disposition, ignored ones included: exec
-/// resets handlers but keeps what is ignored (signal(7)).
+/// Sets the signals of a mask to their default disposition: bit n - 1 for signal n. What is ignored
+/// has to be, because exec keeps that; it resets handlers by itself (signal(7)).
 ///
 /// By `rt_sigaction(2)` itself: the C library's wrapper refuses the two signals that it uses.
-pub fn reset_dispositions() -> io::Result<()> {
+pub fn reset_dispositions(signals: u64) -> io::Result<()> {
     // The kernel's `struct sigaction`: handler (SIG_DFL is 0), flags, restorer, a mask of 64
     // bits. Four words of 64 bits on x86_64 and aarch64.
     let default = [0_u64; 4];
-    for signal in 1..=64 {
-        if signal == libc::SIGKILL || signal == libc::SIGSTOP {
-            continue;
-        }
+    for signal in (1..=64).filter(|signal| signals >> (signal - 1) & 1 == 1) {
         // SAFETY: `default` is a whole `struct sigaction` of the kernel, the old one is not asked
         // for, and 8 is the size of the kernel's signal set.
         check(unsafe {

@@ -48,7 +48,6 @@ const KNOWN: &[Known] = known! {
     fcntl: SYS_fcntl [EPERM EAGAIN];
     flock: SYS_flock [EWOULDBLOCK EINTR ENOLCK];
     fstat: SYS_fstat [EIO ENOMEM EACCES];
-    fsync: SYS_fsync [EIO ENOSPC EROFS EDQUOT];
     ftruncate: SYS_ftruncate [EIO EROFS EPERM ENOSPC];
     futex: SYS_futex [EINTR EAGAIN];
     getcwd: SYS_getcwd [ENOMEM];

@@ -96,7 +96,6 @@ fn is_decisive(call: &Call) -> bool {
         "capset",
         "clone3",
         "execve",
-        "fsync",
         "rename",
         "seccomp",
         "setgroups",

@@ -39,7 +39,7 @@ const fn found(
     }
 }
 
-const FOUND: [Found; 20] = [
+const FOUND: [Found; 19] = [
     // The kernel had opened DNS already, and the start took it for closed.
     found(
         "a_lost_acknowledgement_does_not_leave_dns_open",
@@ -49,17 +49,6 @@ const FOUND: [Found; 20] = [
         |calls| {
             let sent = position(calls, 0, |call| about(call, "changes the table"))?;
             position(calls, sent, |call| call.point.call == "recvmsg")
-        },
-    ),
-    // The move was done, and what came of the sync after it ended `apply`.
-    found(
-        "a_folder_that_cannot_be_synced_gets_no_sentinel",
-        Scenario::Apply,
-        libc::EIO,
-        Verdict::Policy,
-        |calls| {
-            let moved = position(calls, 0, |call| call.point.call == "rename")?;
-            position(calls, moved, |call| call.point.call == "fsync")
         },
     ),
     // The runtime came first, and where there was none, the old sentinel stayed.
