@@ -4,7 +4,6 @@
 
 #![no_main]
 
-mod exit;
 mod sample;
 mod targets;
 mod wire;

@@ -1,7 +1,7 @@
 //! Ruleset → kernel: transactions, their acknowledgement, and the read-back that proves them.
 //!
 //! The only module that talks to `nf_tables`; it knows nothing of names or lists. Encoding is in
-//! [`transaction`] over [`crate::sys::nftnl`], comparing in [`read_back`].
+//! [`transaction`] over [`crate::sys::nftables`], comparing in [`read_back`].
 
 mod error;
 #[cfg(fuzzing)]
@@ -9,7 +9,7 @@ pub(crate) mod fuzzing;
 mod read_back;
 mod transaction;
 
-pub use crate::sys::nftnl::Count;
+pub use crate::sys::nftables::Count;
 pub use error::{NftError, Refusal};
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     ruleset::Ruleset,
     sys::{
         netlink::Socket,
-        nftnl::{self, Message},
+        nftables::{self, Message},
     },
 };
 use std::time::Duration;
@@ -151,7 +151,7 @@ impl Nftables {
     /// What the rules counted since they were made.
     pub fn counters(&mut self) -> Result<Counters, NftError> {
         let [out, into, refused] = ["let_out", "input", "refuse"].map(|chain| {
-            let counts = self.ask(&nftnl::dump_rules(chain), nftnl::parse_counter)?;
+            let counts = self.ask(&nftables::dump_rules(chain), nftables::parse_counter)?;
             Ok::<Vec<Count>, NftError>(counts.into_iter().flatten().collect())
         });
         let mut into = into?;
@@ -374,7 +374,7 @@ impl Answer {
 /// What the attributes of an error say: a sentence, or which octet of the message is at fault.
 fn detail(list: &[u8]) -> Option<String> {
     let mut offset = None;
-    for attribute in nftnl::attributes(list) {
+    for attribute in nftables::attributes(list) {
         let (number, value) = attribute?;
         match number {
             ATTRIBUTE_MESSAGE => {

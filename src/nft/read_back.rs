@@ -11,7 +11,7 @@ use crate::{
         contents::is_filled_once,
         set::RawElement,
     },
-    sys::nftnl::{self, HeldRule},
+    sys::nftables::{self, HeldRule},
 };
 use std::{fmt, thread, time::Duration};
 
@@ -60,7 +60,7 @@ fn mark_of(rule: &[Expr]) -> Option<u32> {
 }
 
 fn compare_table(kernel: &mut Nftables, intended: &Ruleset) -> Result<(), NftError> {
-    let (used, flags) = kernel.get(&nftnl::get_table(), nftnl::parse_table)?;
+    let (used, flags) = kernel.get(&nftables::get_table(), nftables::parse_table)?;
     let expected = u32::try_from(intended.chains.len() + intended.sets.len()).ok();
     same(
         format_args!("the number of chains and sets"),
@@ -74,7 +74,7 @@ const DORMANT: u32 = 1;
 
 /// All rules of the table, each chain's in order.
 fn held_rules(kernel: &mut Nftables) -> Result<Vec<HeldRule>, NftError> {
-    kernel.ask(&nftnl::dump_table_rules(), nftnl::parse_rule)
+    kernel.ask(&nftables::dump_table_rules(), nftables::parse_rule)
 }
 
 fn compare_chains(
@@ -83,10 +83,10 @@ fn compare_chains(
     rules: &[HeldRule],
 ) -> Result<(), NftError> {
     for chain in &intended.chains {
-        let facts = kernel.get(&nftnl::get_chain(chain.name), nftnl::parse_chain)?;
+        let held = kernel.get(&nftables::get_chain(chain.name), nftables::parse_chain)?;
         same(
             format_args!("chain {}", chain.name),
-            facts == nftnl::chain_facts(chain),
+            held.facts == nftables::chain_facts(chain),
         )?;
         let held = || rules.iter().filter(|rule| rule.chain == chain.name);
         same(
@@ -104,13 +104,13 @@ fn compare_chains(
 }
 
 fn compare_facts(kernel: &mut Nftables, intended: &Ruleset) -> Result<(), NftError> {
-    let held = kernel.ask(&nftnl::dump_sets(), nftnl::parse_set)?;
+    let held = kernel.ask(&nftables::dump_sets(), nftables::parse_set)?;
     for set in &intended.sets {
         let found = held.iter().find(|(name, _)| name == set.name);
         let facts = found.map(|(_, facts)| *facts);
         same(
             format_args!("set {}", set.name),
-            facts == Some(nftnl::set_facts(set)),
+            facts == Some(nftables::set_facts(set)),
         )?;
     }
     Ok(())
@@ -169,7 +169,7 @@ const PATIENCE: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(10);
 
 fn held(kernel: &mut Nftables, set: &Set) -> Result<Vec<RawElement>, NftError> {
-    let held = kernel.ask(&nftnl::dump_elements(set.name), nftnl::parse_elements)?;
+    let held = kernel.ask(&nftables::dump_elements(set.name), nftables::parse_elements)?;
     let mut held: Vec<RawElement> = held.into_iter().flatten().collect();
     held.sort_unstable();
     held.dedup();

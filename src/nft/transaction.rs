@@ -11,7 +11,7 @@ use crate::{
         contents::{deny_set, names_set},
         set::RawElement,
     },
-    sys::nftnl::{self, Message},
+    sys::nftables::{self, Message},
 };
 use std::{
     collections::{BTreeMap, HashSet},
@@ -72,13 +72,13 @@ pub struct Change {
 pub fn replace(to: &Ruleset) -> Change {
     let mut switch = vec![
         // Deleting what is not there is an error, making what is there is not.
-        step(Subject::Table, nftnl::add_table()),
-        step(Subject::Table, nftnl::delete_table()),
-        step(Subject::Table, nftnl::add_table()),
+        step(Subject::Table, nftables::add_table()),
+        step(Subject::Table, nftables::delete_table()),
+        step(Subject::Table, nftables::add_table()),
     ];
     switch.extend(add_sets(to.sets.iter()));
     for chain in &to.chains {
-        switch.push(step(Subject::Chain(chain.name), nftnl::add_chain(chain)));
+        switch.push(step(Subject::Chain(chain.name), nftables::add_chain(chain)));
     }
     switch.extend(add_rules(to.chains.iter()));
     Change {
@@ -98,7 +98,7 @@ pub fn transition(from: &Ruleset, to: &Ruleset) -> Change {
     let new: Vec<&Chain> = to.chains.iter().filter(changed).collect();
     let mut switch = empty_chains(&old);
     let obsolete = from.sets.iter().filter(|set| !to.sets.contains(set));
-    switch.extend(obsolete.map(|set| step(Subject::Set(set.name), nftnl::delete_set(set.name))));
+    switch.extend(obsolete.map(|set| step(Subject::Set(set.name), nftables::delete_set(set.name))));
     switch.extend(exchange_chains(&old, &new));
     Change { prepare, switch }
 }
@@ -119,7 +119,7 @@ pub fn reload(from: &Ruleset, to: &Ruleset) -> Vec<Step> {
         .sets
         .iter()
         .filter(|set| !to.sets.iter().any(|other| same(set, other)));
-    steps.extend(obsolete.map(|set| step(Subject::Set(set.name), nftnl::delete_set(set.name))));
+    steps.extend(obsolete.map(|set| step(Subject::Set(set.name), nftables::delete_set(set.name))));
     let mut made = Vec::new();
     for set in &to.sets {
         match from.sets.iter().find(|other| same(set, other)) {
@@ -127,9 +127,9 @@ pub fn reload(from: &Ruleset, to: &Ruleset) -> Vec<Step> {
             Some(_) if set.is_timed() => {
                 steps.push(step(
                     Subject::Elements(set.name),
-                    nftnl::flush_set(set.name),
+                    nftables::flush_set(set.name),
                 ));
-                let elements = nftnl::add_elements(set.name, set.raw_elements());
+                let elements = nftables::add_elements(set.name, set.raw_elements());
                 steps.extend(elements.map(elements_of(set.name)));
             }
             Some(old) => {
@@ -138,12 +138,12 @@ pub fn reload(from: &Ruleset, to: &Ruleset) -> Vec<Step> {
                 let gone = old
                     .raw_elements()
                     .filter(|element| !after.contains(element));
-                let gone = nftnl::delete_elements(set.name, gone);
+                let gone = nftables::delete_elements(set.name, gone);
                 steps.extend(gone.map(elements_of(set.name)));
                 let come = set
                     .raw_elements()
                     .filter(|element| !before.contains(element));
-                let come = nftnl::add_elements(set.name, come);
+                let come = nftables::add_elements(set.name, come);
                 steps.extend(come.map(elements_of(set.name)));
             }
         }
@@ -192,19 +192,24 @@ pub fn update(changes: &[policy::Change]) -> Vec<Step> {
         let fresh: Vec<RawElement> = fresh.map(RawElement::without_end).collect();
         // What goes may overlap what comes, so that it goes before that is made sure of.
         for elements in [gone, fresh] {
-            let sure = nftnl::ensure_elements(set, elements.iter().cloned());
+            let sure = nftables::ensure_elements(set, elements.iter().cloned());
             steps.extend(sure.map(elements_of(set)));
-            let deleted = nftnl::delete_elements(set, elements.iter().cloned());
+            let deleted = nftables::delete_elements(set, elements.iter().cloned());
             steps.extend(deleted.map(elements_of(set)));
         }
-        let added = nftnl::add_elements(set, come.into_iter());
+        let added = nftables::add_elements(set, come.into_iter());
         steps.extend(added.map(elements_of(set)));
     }
     steps
 }
 
 fn empty_chains(chains: &[&Chain]) -> Vec<Step> {
-    let flush = |chain: &&Chain| step(Subject::Chain(chain.name), nftnl::flush_chain(chain.name));
+    let flush = |chain: &&Chain| {
+        step(
+            Subject::Chain(chain.name),
+            nftables::flush_chain(chain.name),
+        )
+    };
     chains.iter().map(flush).collect()
 }
 
@@ -216,21 +221,26 @@ fn exchange_chains(from: &[&Chain], to: &[&Chain]) -> Vec<Step> {
     };
     let new = to.iter().filter(|chain| lacks(from, chain));
     let mut steps: Vec<Step> = new
-        .map(|chain| step(Subject::Chain(chain.name), nftnl::add_chain(chain)))
+        .map(|chain| step(Subject::Chain(chain.name), nftables::add_chain(chain)))
         .collect();
     steps.extend(add_rules(to.iter().copied()));
     let obsolete = from.iter().filter(|chain| lacks(to, chain));
-    steps.extend(
-        obsolete.map(|chain| step(Subject::Chain(chain.name), nftnl::delete_chain(chain.name))),
-    );
+    steps.extend(obsolete.map(|chain| {
+        step(
+            Subject::Chain(chain.name),
+            nftables::delete_chain(chain.name),
+        )
+    }));
     steps
 }
 
 fn add_sets<'a>(sets: impl Iterator<Item = &'a Set>) -> Vec<Step> {
     let mut steps = Vec::new();
     for (id, set) in (1..).zip(sets) {
-        steps.push(step(Subject::Set(set.name), nftnl::add_set(set, id)));
-        steps.extend(nftnl::add_elements(set.name, set.raw_elements()).map(elements_of(set.name)));
+        steps.push(step(Subject::Set(set.name), nftables::add_set(set, id)));
+        steps.extend(
+            nftables::add_elements(set.name, set.raw_elements()).map(elements_of(set.name)),
+        );
     }
     steps
 }
@@ -239,7 +249,7 @@ fn add_rules<'a>(chains: impl Iterator<Item = &'a Chain>) -> Vec<Step> {
     let rules = chains.flat_map(|chain| chain.rules.iter().map(move |rule| (chain.name, rule)));
     rules
         .map(|(chain, rule)| {
-            let message = nftnl::add_rule(chain, &bytecode::lower(rule));
+            let message = nftables::add_rule(chain, &bytecode::lower(rule));
             step(Subject::Rule(chain, rule.clone()), message)
         })
         .collect()
@@ -287,7 +297,7 @@ const FRAME: usize = 2 * 20;
 pub fn batch(steps: &[Step], sequence: u32) -> Batch<'_> {
     let mut batch = endless_batch(steps, sequence);
     let end = batch.last().wrapping_add(1);
-    append(&mut batch.datagram, &nftnl::batch_end(), end, false);
+    append(&mut batch.datagram, &nftables::batch_end(), end, false);
     batch
 }
 
@@ -297,7 +307,7 @@ pub fn endless_batch(steps: &[Step], sequence: u32) -> Batch<'_> {
     let len = FRAME + steps.iter().map(|step| step.message.len()).sum::<usize>();
     let mut datagram = Vec::with_capacity(len);
     let mut number = sequence;
-    append(&mut datagram, &nftnl::batch_begin(), number, false);
+    append(&mut datagram, &nftables::batch_begin(), number, false);
     for (index, step) in steps.iter().enumerate() {
         number = number.wrapping_add(1);
         let acknowledge = index + 1 == steps.len();

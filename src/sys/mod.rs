@@ -1,4 +1,5 @@
-//! The only module with `unsafe`: the C libraries and the system calls that no safe crate offers.
+//! The kernel's own interfaces, and so the only module with `unsafe`: the system calls that no safe
+//! crate offers.
 //!
 //! Nothing here decides anything. Each block says why it is sound; what comes out of here is safe
 //! to use in any order.
@@ -6,6 +7,6 @@
 #![allow(unsafe_code)]
 
 pub mod netlink;
-pub mod nftnl;
+pub mod nftables;
 pub mod process;
 pub mod socket;

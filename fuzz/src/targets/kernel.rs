@@ -1,12 +1,7 @@
-//! What the kernel sends: acknowledgements of any octets, and the answers to the read-back as the
-//! kernel could send them: those to a ruleset, with other values in any attribute. What is cut off
-//! is seen before libnftnl is asked.
-//!
-//! Octets that are no list of attributes at all are not tried on libnftnl: it trusts the kernel,
-//! and so does this program. Where an attribute is not of the length that it expects, it ends the
-//! process: see [`crate::exit`].
+//! What the kernel sends: acknowledgements of any octets, and the answers to the read-back: those
+//! to a ruleset with other values in any attribute, or with any octets changed. What is cut off is
+//! no answer.
 
-use crate::exit;
 use egress_init::{
     fuzzing::read_answer,
     policy::{Nameservers, Policy, ledger::Timed, parse_inbound},
@@ -15,7 +10,7 @@ use egress_init::{
         build::{Dns, Proxy, SocketOwner},
         bytecode,
     },
-    sys::nftnl,
+    sys::nftables,
 };
 use std::{sync::OnceLock, time::Duration};
 
@@ -36,14 +31,20 @@ pub fn run(data: &[u8]) {
     // In memory of exactly its length, which the sanitizer watches.
     let mut message = message.clone();
     let mut changes = rest.iter();
-    change(&mut message[HEADERS..], &mut changes);
+    if how & 4 == 0 {
+        change(&mut message[HEADERS..], &mut changes);
+    } else {
+        for (octet, change) in message[HEADERS..].iter_mut().zip(changes.by_ref()) {
+            *octet ^= change;
+        }
+    }
     let cut = how & 2 != 0;
     if cut {
         let left = usize::from(*changes.next().unwrap_or(&0));
         message.truncate(left.min(message.len() - 1));
     }
     message.shrink_to_fit();
-    exit::caught(|| assert!(!(parse(&message) && cut), "it is not whole"));
+    assert!(!(parse(&message) && cut), "it is not whole");
 }
 
 /// `struct nlmsghdr` and `struct nlmsgerr`, netlink(7).
@@ -74,9 +75,7 @@ fn change<'a>(attributes: &mut [u8], changes: &mut impl Iterator<Item = &'a u8>)
         if u16::from_ne_bytes([c, d]) & NESTED == 0 {
             // One octet of the input for each attribute says whether it changes.
             if changes.next().is_some_and(|octet| octet & 7 == 1) {
-                // A string keeps its end: libnftnl copies some of them up to it.
-                let end = value.len() - usize::from(value.ends_with(b"\0"));
-                for (octet, change) in value[..end].iter_mut().zip(changes.by_ref()) {
+                for (octet, change) in value.iter_mut().zip(changes.by_ref()) {
                     *octet ^= change;
                 }
             }
@@ -121,27 +120,35 @@ fn answers() -> Vec<(Vec<u8>, Parser)> {
     };
     let ruleset = ruleset::enforced(&policy, Dns::Proxy(&proxy));
     let mut answers: Vec<(Vec<u8>, Parser)> = Vec::new();
-    answers.push((nftnl::add_table(), |octets| {
-        nftnl::parse_table(octets).is_some()
-    }));
+    answers.push((table(), |octets| nftables::parse_table(octets).is_some()));
     for chain in &ruleset.chains {
-        answers.push((nftnl::add_chain(chain), |octets| {
-            nftnl::parse_chain(octets).is_some()
+        answers.push((nftables::add_chain(chain), |octets| {
+            nftables::parse_chain(octets).is_some()
         }));
         for rule in &chain.rules {
-            let message = nftnl::add_rule(chain.name, &bytecode::lower(rule));
+            let message = nftables::add_rule(chain.name, &bytecode::lower(rule));
             answers.push((message, |octets| {
-                nftnl::parse_rule(octets).is_some_and(|held| held.exprs.is_some())
+                nftables::parse_rule(octets).is_some_and(|held| held.exprs.is_some())
             }));
         }
     }
     for set in &ruleset.sets {
-        answers.push((nftnl::add_set(set, 1), |octets| {
-            nftnl::parse_set(octets).is_some()
+        answers.push((nftables::add_set(set, 1), |octets| {
+            nftables::parse_set(octets).is_some()
         }));
-        for message in nftnl::add_elements(set.name, set.raw_elements()) {
-            answers.push((message, |octets| nftnl::parse_elements(octets).is_some()));
+        for message in nftables::add_elements(set.name, set.raw_elements()) {
+            answers.push((message, |octets| nftables::parse_elements(octets).is_some()));
         }
     }
     answers
+}
+
+/// The table as the kernel shows it: with how many things are in it (`NFTA_TABLE_USE`).
+fn table() -> Vec<u8> {
+    let mut message = nftables::add_table();
+    message.extend([8_u16, 3].map(u16::to_ne_bytes).concat());
+    message.extend(12_u32.to_be_bytes());
+    let len = u32::try_from(message.len()).expect("a short message");
+    message[..4].copy_from_slice(&len.to_ne_bytes());
+    message
 }

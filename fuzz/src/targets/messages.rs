@@ -3,8 +3,8 @@
 
 use crate::sample::Sample;
 use egress_init::{
-    ruleset::{Ruleset, bytecode, set::RawElement},
-    sys::nftnl,
+    ruleset::{Ruleset, TABLE, bytecode, set::RawElement},
+    sys::nftables::{self, HeldChain},
 };
 
 pub fn run(data: &[u8]) {
@@ -16,18 +16,23 @@ pub fn run(data: &[u8]) {
 
 fn agree(ruleset: &Ruleset) {
     for chain in &ruleset.chains {
-        let facts = nftnl::parse_chain(&aligned(&nftnl::add_chain(chain)));
-        assert_eq!(facts, Some(nftnl::chain_facts(chain)));
+        let intended = HeldChain {
+            table: TABLE.to_owned(),
+            name: chain.name.to_owned(),
+            facts: nftables::chain_facts(chain),
+        };
+        let read = nftables::parse_chain(&nftables::add_chain(chain));
+        assert_eq!(read, Some(intended));
         for rule in &chain.rules {
             let exprs = bytecode::lower(rule);
-            let read = nftnl::parse_rule(&nftnl::add_rule(chain.name, &exprs));
+            let read = nftables::parse_rule(&nftables::add_rule(chain.name, &exprs));
             let read = read.map(|held| (held.chain, held.exprs));
             assert_eq!(read, Some((chain.name.to_owned(), Some(exprs))), "{rule}");
         }
     }
     for set in &ruleset.sets {
-        let facts = nftnl::parse_set(&aligned(&nftnl::add_set(set, 1)));
-        let intended = (set.name.to_owned(), nftnl::set_facts(set));
+        let facts = nftables::parse_set(&nftables::add_set(set, 1));
+        let intended = (set.name.to_owned(), nftables::set_facts(set));
         assert_eq!(facts, Some(intended));
         // What is sent says for how long, what is answered until when: the latter is read.
         let intended: Vec<_> = set
@@ -37,16 +42,9 @@ fn agree(ruleset: &Ruleset) {
                 ..element
             })
             .collect();
-        let read: Vec<_> = nftnl::add_elements(set.name, set.raw_elements())
-            .flat_map(|message| nftnl::parse_elements(&message).expect("elements"))
+        let read: Vec<_> = nftables::add_elements(set.name, set.raw_elements())
+            .flat_map(|message| nftables::parse_elements(&message).expect("elements"))
             .collect();
         assert_eq!(read, intended, "{}", set.name);
     }
-}
-
-/// The message in memory that is aligned as libnftnl wants it.
-fn aligned(message: &[u8]) -> Vec<u8> {
-    let message = message.to_vec();
-    assert!(message.as_ptr().cast::<u32>().is_aligned());
-    message
 }

@@ -1,12 +1,14 @@
 //! Netlink attributes (netlink(7); the kernel's `include/uapi/linux/netlink.h`), written into a
 //! message and read out of one.
 //!
-//! libnftnl makes an object of each expression of a rule and of each element of a set, found by
-//! name or put in a list, only to write a few attributes from it. A start has hundreds of the
-//! former and a long list a hundred thousand of the latter: those go from values to octets and
-//! back here, in less than half of the instructions.
+//! A start has hundreds of expressions of rules, and a long list a hundred thousand elements of
+//! sets: they go from values to octets and back without an object for each of them, in less than
+//! half of the instructions that libnftnl takes.
 
-use super::{INET, Message};
+// The kernel's numbers are 16 bits or 8, and `libc` declares them as 32.
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
+use super::Message;
 
 const NESTED: u16 = 0x8000;
 const ALIGNMENT: usize = 4;
@@ -16,17 +18,32 @@ const HEAD: usize = 4;
 /// `struct nlmsghdr` and `struct nfgenmsg`.
 const HEADERS: usize = 20;
 
+const INET: u8 = libc::NFPROTO_INET as u8;
+const NFTABLES: u16 = libc::NFNL_SUBSYS_NFTABLES as u16;
+
 /// A message that is being written.
 pub(super) struct Writer(Message);
 
 impl Writer {
     /// Begins one of this kind (`NFT_MSG_*`) about the family `inet`, with these `NLM_F_*`.
     pub fn new(kind: libc::c_int, flags: libc::c_int) -> Self {
+        Self::with_headers(NFTABLES << 8 | kind as u16, flags, INET, 0)
+    }
+
+    /// One that begins or ends a batch (`NFNL_MSG_BATCH_*`), and says whose messages are in it.
+    pub fn frame(kind: libc::c_int) -> Self {
+        Self::with_headers(kind as u16, 0, libc::NFPROTO_UNSPEC as u8, NFTABLES)
+    }
+
+    /// The length and the sequence number are still open, and the sender is the kernel's business.
+    fn with_headers(kind: u16, flags: libc::c_int, family: u8, resource: u16) -> Self {
+        let flags = (libc::NLM_F_REQUEST | flags) as u16;
         let mut message = Vec::with_capacity(512);
         message.extend_from_slice(&[0; HEADERS]);
-        super::set_type(&mut message, kind);
-        super::set_flags(&mut message, flags);
-        message[16] = INET;
+        message[4..6].copy_from_slice(&kind.to_ne_bytes());
+        message[6..8].copy_from_slice(&flags.to_ne_bytes());
+        message[16] = family;
+        message[18..20].copy_from_slice(&resource.to_be_bytes());
         Self(message)
     }
 
