@@ -46,10 +46,11 @@ pub fn delete_chain(name: &str) -> Message {
     of_chain(libc::NFT_MSG_DELCHAIN, 0, name).finish()
 }
 
-/// Asks for a chain: one answer.
+/// Asks for the chains of all tables of the family: the kernel does not let one choose
+/// (`nf_tables_dump_chains` in its `net/netfilter/nf_tables_api.c`).
 #[must_use]
-pub fn get_chain(name: &str) -> Message {
-    of_chain(libc::NFT_MSG_GETCHAIN, 0, name).finish()
+pub fn dump_chains() -> Message {
+    Writer::new(libc::NFT_MSG_GETCHAIN, libc::NLM_F_DUMP).finish()
 }
 
 fn of_chain(kind: libc::c_int, flags: libc::c_int, name: &str) -> Writer {
@@ -119,16 +120,18 @@ fn base_facts(hook: Hook) -> BaseFacts {
     }
 }
 
-/// A chain, from an answer to [`get_chain`].
+/// A chain, from an answer to [`dump_chains`].
 #[must_use]
 pub fn parse_chain(message: &[u8]) -> Option<HeldChain> {
     let chain = Attributes::of_message(message)?;
+    // What others call their tables and chains may be any octets.
+    let name = |number| Some(String::from_utf8_lossy(chain.text(number)?).into_owned());
     let base = match chain.octets(NFTA_CHAIN_HOOK) {
         None => None,
         Some(place) => {
             let place = Attributes::of(place)?;
             Some(BaseFacts {
-                kind: chain.name(NFTA_CHAIN_TYPE)?,
+                kind: name(NFTA_CHAIN_TYPE)?,
                 hook: place.u32(NFTA_HOOK_HOOKNUM)?,
                 priority: place.u32(NFTA_HOOK_PRIORITY)?.cast_signed(),
                 policy: chain.u32(NFTA_CHAIN_POLICY)?,
@@ -136,8 +139,8 @@ pub fn parse_chain(message: &[u8]) -> Option<HeldChain> {
         }
     };
     Some(HeldChain {
-        table: chain.name(NFTA_CHAIN_TABLE)?,
-        name: chain.name(NFTA_CHAIN_NAME)?,
+        table: name(NFTA_CHAIN_TABLE)?,
+        name: name(NFTA_CHAIN_NAME)?,
         facts: ChainFacts { base },
     })
 }

@@ -21,7 +21,8 @@ mod tests;
 pub use attribute::attributes;
 pub use batch::{batch_begin, batch_end};
 pub use chain::{
-    BaseFacts, ChainFacts, HeldChain, add_chain, chain_facts, delete_chain, get_chain, parse_chain,
+    BaseFacts, ChainFacts, HeldChain, add_chain, chain_facts, delete_chain, dump_chains,
+    parse_chain,
 };
 pub use element::{
     add_elements, delete_elements, dump_elements, ensure_elements, flush_set, parse_elements,
