@@ -7,7 +7,7 @@
 bases=$CARGO_TARGET_DIR/bases
 
 declare -A base_packages=(
-    [builder]=ca-certificates,gcc,libc6-dev,libmnl-dev,libnftnl-dev,pkg-config
+    [builder]=ca-certificates,gcc,libc6-dev
     [services]=nodejs,npm,python3-venv
 )
 
@@ -67,7 +67,7 @@ builder_base() {
     local tree=$work/builder sysroot
     sysroot=$(rustc --print sysroot)
     debian_archive builder
-    CARGO_HOME=$bases/cargo cargo fetch --quiet --locked --target "$(host_triple)"
+    CARGO_HOME=$bases/cargo cargo fetch --quiet --locked --target "$(static_triple)"
     mkdir -p "$tree"/{rust/bin,cargo/registry}
     cp "$sysroot"/bin/{cargo,rustc} "$tree/rust/bin/"
     cp --recursive --link "$sysroot/lib" "$tree/rust/" 2>/dev/null || cp --recursive "$sysroot/lib" "$tree/rust/"

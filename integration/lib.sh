@@ -115,7 +115,7 @@ until_true() {
 # that images get.
 build_programs() {
     local to=$1 triple
-    triple=$(host_triple)
+    triple=$(static_triple)
     local static=(rustc --edition 2024 -C opt-level=s -C strip=symbols
         -C target-feature=+crt-static --target "$triple")
     "${static[@]}" -o "$to/probe" integration/probe/main.rs

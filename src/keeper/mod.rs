@@ -125,7 +125,6 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
         }
     });
     let broken = charge.borrow().broken();
-    process::give_memory_back();
     loop {
         tokio::select! {
             biased;

@@ -284,13 +284,6 @@ fn check(result: impl Into<i64>) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives memory that is free back to the kernel: `malloc_trim(3)`. A process that stays need not
-/// keep what its start took.
-pub fn give_memory_back() {
-    // SAFETY: the call takes an integer and moves nothing that is in use.
-    unsafe { libc::malloc_trim(0) };
-}
-
 /// Owns one descriptor, always returns it, and keeps it open until it is dropped.
 pub trait Owner: AsRawFd {}
 impl Owner for SignalFd {}
