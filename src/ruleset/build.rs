@@ -7,9 +7,9 @@
 use super::{
     Chain, Hook, Rule, Ruleset,
     contents::{
-        ALLOWED, DENY4, DENY6, ERRORS4, ERRORS6, INBOUND, LOCAL_SERVERS, MLD_IN, MLD_OUT, NAMES,
-        NAMESERVERS, ND_IN, ND_OUT, PAST, ServiceSets, icmp_sets, local_server_sets,
-        nameserver_sets, policy_sets, timed_sets,
+        ALLOWED, DENY4, DENY6, ERRORS4, INBOUND, LOCAL_SERVERS, MLD_OUT, NAMES, NAMESERVERS,
+        ND_OUT, PAST, ServiceSets, icmp_sets, local_server_sets, nameserver_sets, policy_sets,
+        timed_sets,
     },
     set::Family,
     term::{Direction, End, Reject, Term, Unit},
@@ -415,11 +415,24 @@ fn established(direction: Direction, mark: u32) -> Rule {
     ])
 }
 
+/// Router advertisements, neighbour solicitations and advertisements (RFC 4861 section 4).
+const ND_IN: Term = Term::Icmpv6Type {
+    first: 134,
+    last: 136,
+};
+/// Multicast listener queries (RFC 3810 section 5).
+const MLD_IN: Term = Term::Icmpv6Type {
+    first: 130,
+    last: 130,
+};
+/// Errors (RFC 4443 section 3).
+const ERRORS6: Term = Term::Icmpv6Type { first: 1, last: 4 };
+
 /// Hop limits 255 (RFC 4861 section 7) and 1 (RFC 3810 section 5) keep them on the link. What they
 /// can tell a neighbour is kept small: of discovery, an address a packet, by a rate of packets; of
 /// multicast listener reports, which list as many addresses as whoever asks for them likes, by a
 /// rate of octets.
-fn neighbour_discovery(nd: &'static str, mld: &'static str) -> Vec<Rule> {
+fn neighbour_discovery(nd: Term, mld: Term) -> Vec<Rule> {
     let discovery = Term::Limit {
         of: Unit::Packets,
         rate: 20,
@@ -432,13 +445,8 @@ fn neighbour_discovery(nd: &'static str, mld: &'static str) -> Vec<Rule> {
         burst: 3000,
     };
     [(nd, 255, discovery), (mld, 1, reports)]
-        .map(|(set, hop_limit, limit)| {
-            Rule(vec![
-                Term::IcmpTypeIn(Family::V6, set),
-                Term::HopLimit(hop_limit),
-                limit,
-                Term::Accept,
-            ])
+        .map(|(types, hop_limit, limit)| {
+            Rule(vec![types, Term::HopLimit(hop_limit), limit, Term::Accept])
         })
         .into()
 }
@@ -447,7 +455,7 @@ fn neighbour_discovery(nd: &'static str, mld: &'static str) -> Vec<Rule> {
 fn icmp_errors() -> Vec<Rule> {
     vec![
         Rule(vec![Term::IcmpTypeIn(Family::V4, ERRORS4), Term::Accept]),
-        Rule(vec![Term::IcmpTypeIn(Family::V6, ERRORS6), Term::Accept]),
+        Rule(vec![ERRORS6, Term::Accept]),
     ]
 }
 
@@ -737,12 +745,13 @@ fn original_to(chain: &'static str) -> Rule {
 /// transaction that costs what is in it, and these stay as they are.
 fn common_chains() -> Vec<Chain> {
     let mut icmp_in = neighbour_discovery(ND_IN, MLD_IN);
+    let [nd_out, mld_out] = [ND_OUT, MLD_OUT].map(|set| Term::IcmpTypeIn(Family::V6, set));
     icmp_in.extend(icmp_errors());
     vec![
         chain(REFUSE, refuse()),
         chain(HIDDEN, refuse_hidden_destinations()),
         chain(DNS, close_dns()),
-        chain(ICMP_OUT, neighbour_discovery(ND_OUT, MLD_OUT)),
+        chain(ICMP_OUT, neighbour_discovery(nd_out, mld_out)),
         chain(ICMP_IN, icmp_in),
     ]
 }

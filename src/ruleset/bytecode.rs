@@ -68,7 +68,7 @@ pub enum Base {
     Transport = 2,
 }
 
-/// `NFT_CMP_EQ` and `NFT_CMP_NEQ`.
+/// `NFT_CMP_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Comparison {
@@ -76,6 +76,10 @@ pub enum Comparison {
     Eq = 0,
     /// Not equal.
     Neq = 1,
+    /// At most.
+    Lte = 3,
+    /// At least.
+    Gte = 5,
 }
 
 /// A name, which is a constant on the way to the kernel.
@@ -287,13 +291,17 @@ impl Lowering {
                 self.service_in(family, address, port, set);
             }
             Term::IcmpTypeIn(family, set) => {
-                self.need_family(family);
-                self.need_protocol(match family {
-                    Family::V4 => 1,
-                    Family::V6 => 58,
-                });
-                self.payload(Base::Transport, 0, 1, REG_1);
+                self.icmp_type(family);
                 self.lookup(set);
+            }
+            Term::Icmpv6Type { first, last } => {
+                self.icmp_type(Family::V6);
+                if first == last {
+                    self.compare(Comparison::Eq, [first]);
+                } else {
+                    self.compare(Comparison::Gte, [first]);
+                    self.compare(Comparison::Lte, [last]);
+                }
             }
             Term::HopLimit(limit) => {
                 self.need_family(Family::V6);
@@ -325,6 +333,15 @@ impl Lowering {
             Term::Jump(chain) => self.verdict(NFT_JUMP, Some(chain)),
             Term::Reject(reject) => self.reject(reject),
         }
+    }
+
+    fn icmp_type(&mut self, family: Family) {
+        self.need_family(family);
+        self.need_protocol(match family {
+            Family::V4 => 1,
+            Family::V6 => 58,
+        });
+        self.payload(Base::Transport, 0, 1, REG_1);
     }
 
     fn redirect(&mut self, port: u16) {

@@ -92,6 +92,13 @@ impl Key {
         }
     }
 
+    /// The IP version of what it is about.
+    #[must_use]
+    pub fn family(self) -> Family {
+        let (Self::Service(family) | Self::ServiceRange(family) | Self::IcmpType(family)) = self;
+        family
+    }
+
     /// Whether an element is a range in each field.
     #[must_use]
     pub fn is_interval(self) -> bool {
@@ -325,7 +332,8 @@ impl Set {
                     })?;
                 }
                 Elements::IcmpTypes(types) => {
-                    separated(f, types, |f, number| write_icmp_type(f, self.key, *number))?;
+                    let family = self.key.family();
+                    separated(f, types, |f, number| write_icmp_type(f, family, *number))?;
                 }
             }
             writeln!(f, " }}")?;
@@ -388,10 +396,15 @@ const ICMPV6: [(u8, &str); 12] = [
     (143, "mld2-listener-report"),
 ];
 
-fn write_icmp_type(f: &mut fmt::Formatter<'_>, key: Key, number: u8) -> fmt::Result {
-    let names: &[_] = match key {
-        Key::IcmpType(Family::V4) => &ICMP,
-        _ => &ICMPV6,
+/// An ICMP or `ICMPv6` type by nft's name.
+pub(super) fn write_icmp_type(
+    f: &mut fmt::Formatter<'_>,
+    family: Family,
+    number: u8,
+) -> fmt::Result {
+    let names: &[_] = match family {
+        Family::V4 => &ICMP,
+        Family::V6 => &ICMPV6,
     };
     match names.iter().find(|(known, _)| *known == number) {
         Some((_, name)) => f.write_str(name),

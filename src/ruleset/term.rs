@@ -2,7 +2,10 @@
 //!
 //! [`super::bytecode`] has the same vocabulary as the kernel runs it.
 
-use super::{build::KINDS, set::Family};
+use super::{
+    build::KINDS,
+    set::{Family, write_icmp_type},
+};
 use crate::service::Protocol;
 use std::{fmt, net::IpAddr};
 
@@ -104,6 +107,13 @@ pub enum Term {
     },
     /// The ICMP type is in the set.
     IcmpTypeIn(Family, &'static str),
+    /// The `ICMPv6` type is one of these, which is cheaper to ask than a set.
+    Icmpv6Type {
+        /// The least.
+        first: u8,
+        /// The greatest.
+        last: u8,
+    },
     /// The IPv6 hop limit.
     HopLimit(u8),
     /// At most so much a second, with a burst.
@@ -190,6 +200,11 @@ impl fmt::Display for Term {
             }
             Self::IcmpTypeIn(Family::V4, set) => write!(f, "icmp type @{set}"),
             Self::IcmpTypeIn(Family::V6, set) => write!(f, "icmpv6 type @{set}"),
+            Self::Icmpv6Type { first, last } if first == last => {
+                f.write_str("icmpv6 type ")?;
+                write_icmp_type(f, Family::V6, *first)
+            }
+            Self::Icmpv6Type { first, last } => write!(f, "icmpv6 type {first}-{last}"),
             Self::HopLimit(limit) => write!(f, "ip6 hoplimit {limit}"),
             Self::Limit {
                 of: Unit::Packets,
