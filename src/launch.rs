@@ -23,7 +23,7 @@
 //! stays and removes the sentinel: [`crate::supervise`]. The steps are these same functions.
 
 use crate::command::Command;
-use crate::privileges::{PrivilegeError, Privileges, Saved, come_back};
+use crate::privileges::{PrivilegeError, Privileges, Saved, Status, come_back};
 use crate::sentinel::{Place, PlaceError, Sentinel};
 use crate::sys::process;
 use caps::CapsHashSet;
@@ -167,26 +167,27 @@ fn try_launch(
     kept: Option<BorrowedFd<'_>>,
     ready: impl FnOnce(),
 ) -> Result<Infallible, LaunchError> {
-    get_ready(privileges, &CapsHashSet::new(), sentinel, ready)?;
-    become_command(command, privileges, Saved::Former, kept, || Ok(()))
+    let before = get_ready(privileges, &CapsHashSet::new(), sentinel, ready)?;
+    become_command(command, privileges, Saved::Former, &before, kept, || Ok(()))
 }
 
-/// The steps above that take root. `beside` is what this process needs of its own.
+/// The steps above that take root. `beside` is what this process needs of its own. Returns what it
+/// was before.
 pub(crate) fn get_ready(
     privileges: &Privileges,
     beside: &CapsHashSet,
     sentinel: Option<(&Place, &Sentinel)>,
     ready: impl FnOnce(),
-) -> Result<(), LaunchError> {
+) -> Result<Status, LaunchError> {
     // From here to exec a signal waits, so that none ends the process with the sentinel in place.
     process::change_signal_mask(SigmaskHow::SIG_BLOCK, &SigSet::all())
         .map_err(set_up("block signals"))?;
-    privileges.confine(beside)?;
+    let before = privileges.confine(beside)?;
     if let Some((place, sentinel)) = sentinel {
         place.publish(sentinel)?;
     }
     ready();
-    Ok(())
+    Ok(before)
 }
 
 /// The last step above: after a failure there is no sentinel.
@@ -201,15 +202,16 @@ pub(crate) fn withdraw(sentinel: Option<(&Place, &Sentinel)>, launch: LaunchErro
     }
 }
 
-/// The steps above from the groups to exec. `tie` is called after the last change of credentials.
+/// The steps above from the groups to exec, by what this process was `before`. `tie` is called after the last change of credentials.
 pub(crate) fn become_command(
     command: &Command,
     privileges: &Privileges,
     saved: Saved,
+    before: &Status,
     kept: Option<BorrowedFd<'_>>,
     tie: impl FnOnce() -> Result<(), LaunchError>,
 ) -> Result<Infallible, LaunchError> {
-    let status = privileges.drop_all(saved)?;
+    let status = privileges.drop_all(saved, before)?;
     process::close_on_exec_above_2(kept).map_err(set_up("close file descriptors at exec"))?;
     tie()?;
     check_interrupted()?;

@@ -96,8 +96,9 @@ impl Privileges {
     }
 
     /// Leaves the calling thread, and what it starts, only what `drop_all` takes, and of `beside`
-    /// what is there: a process that stays above the command takes steps of its own.
-    pub fn confine(&self, beside: &CapsHashSet) -> Result<(), PrivilegeError> {
+    /// what is there: a process that stays above the command takes steps of its own. Returns what
+    /// the thread was before.
+    pub fn confine(&self, beside: &CapsHashSet) -> Result<Status, PrivilegeError> {
         let status = Status::read()?;
         self.check_attainable_from(&status, setgroups_denied())?;
         // What a root without effective capabilities may still raise.
@@ -110,13 +111,14 @@ impl Privileges {
             .filter(|capability| *capability != Capability::CAP_SETPCAP || self.keeps(*capability));
         let remaining = mask(takes) | mask(beside.iter().copied()) & status.permitted;
         set_ambient(&CapsHashSet::new())?;
-        set_capabilities(remaining, remaining, kept)
+        set_capabilities(remaining, remaining, kept)?;
+        Ok(status)
     }
 
-    /// After `confine`: groups, gid, uid, the rest of the capabilities, `no_new_privs`, the socket
-    /// filter, and then the look at what the kernel made of it.
-    pub fn drop_all(&self, saved: Saved) -> Result<Status, PrivilegeError> {
-        let before = Status::read()?;
+    /// After `confine`, which says what the thread was `before`: groups, gid, uid, the rest of the
+    /// capabilities, `no_new_privs`, the socket filter, and then the look at what the kernel made
+    /// of it.
+    pub fn drop_all(&self, saved: Saved, before: &Status) -> Result<Status, PrivilegeError> {
         let saved = match (&self.identity, saved) {
             (Some(wanted), Saved::Command) => wanted.uid,
             (Some(_), Saved::Former) => before.uid[1],
@@ -128,7 +130,7 @@ impl Privileges {
             filter.install()?;
         }
         if let Some(identity) = &self.identity {
-            self.become_identity(identity, saved, &before)?;
+            self.become_identity(identity, saved, before)?;
         }
         self.reduce_capabilities()?;
         if self.no_new_privs {

@@ -54,7 +54,7 @@ impl Status {
     }
 
     fn parse(text: &str) -> Result<Self, StatusError> {
-        // Cut once: a start reads this four times, and looks for eleven lines among sixty each time.
+        // Cut once: a start reads this three times, and looks for eleven lines among sixty each time.
         let lines = text.lines().filter_map(|line| line.split_once(':'));
         let lines = &lines.collect::<Vec<_>>()[..];
         Ok(Self {

@@ -26,7 +26,7 @@ use crate::{
     command::Command,
     error,
     launch::{LaunchError, become_command, check_interrupted, get_ready, set_up, withdraw},
-    privileges::{Keeper, PrivilegeError, Privileges, Saved, Status},
+    privileges::{Keeper, Privileges, Saved, Status},
     sentinel::{Place, Sentinel},
     state_dir::StateLock,
     sys::process,
@@ -78,10 +78,9 @@ fn try_start(plan: Plan<'_>, ready: impl FnOnce()) -> Result<Supervised, LaunchE
     if let Some(warning) = plan.keeper.warning() {
         warn!("{warning}");
     }
-    get_ready(plan.privileges, &plan.keeper.needs(), plan.sentinel, ready)?;
+    let before = get_ready(plan.privileges, &plan.keeper.needs(), plan.sentinel, ready)?;
     // Children are waited for: an ignored SIGCHLD, which is inherited, would let them vanish.
-    let status = Status::read().map_err(PrivilegeError::from)?;
-    process::reset_dispositions(status.ignored).map_err(set_up("reset signal dispositions"))?;
+    process::reset_dispositions(before.ignored).map_err(set_up("reset signal dispositions"))?;
     if Pid::this().as_raw() != 1 {
         prctl::set_child_subreaper(true).map_err(set_up("become the subreaper"))?;
     }
@@ -91,7 +90,7 @@ fn try_start(plan: Plan<'_>, ready: impl FnOnce()) -> Result<Supervised, LaunchE
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
             drop(ours);
-            become_child(&plan, parent, theirs)
+            become_child(&plan, &before, parent, theirs)
         }
     };
     drop(theirs);
@@ -164,8 +163,8 @@ fn say(launch: &LaunchError) -> Vec<u8> {
 }
 
 /// The second column. It never returns into what belongs to the parent.
-fn become_child(plan: &Plan<'_>, parent: Pid, mut theirs: UnixStream) -> ! {
-    let Err(launch) = try_become(plan, parent, &mut theirs);
+fn become_child(plan: &Plan<'_>, before: &Status, parent: Pid, mut theirs: UnixStream) -> ! {
+    let Err(launch) = try_become(plan, before, parent, &mut theirs);
     // Where nobody listens, the parent is dead.
     let _ = theirs.write_all(&say(&launch));
     process::exit_now(launch.exit_code())
@@ -173,6 +172,7 @@ fn become_child(plan: &Plan<'_>, parent: Pid, mut theirs: UnixStream) -> ! {
 
 fn try_become(
     plan: &Plan<'_>,
+    before: &Status,
     parent: Pid,
     theirs: &mut UnixStream,
 ) -> Result<Infallible, LaunchError> {
@@ -180,17 +180,24 @@ fn try_become(
         .read_exact(&mut [0])
         .map_err(set_up("learn that the parent is ready"))?;
     let kept = plan.state.as_ref().map(AsFd::as_fd);
-    become_command(plan.command, plan.privileges, Saved::Command, kept, || {
-        // After the last change of credentials, which clears it (prctl(2)).
-        prctl::set_pdeathsig(Signal::SIGKILL).map_err(set_up("set the parent-death signal"))?;
-        if getppid() != parent {
-            // It died before; nobody will be told.
-            return Err(set_up("go on without the supervisor")(Errno::ESRCH));
-        }
-        theirs
-            .write_all(&[GO_ON])
-            .map_err(set_up("tell the supervisor"))
-    })
+    become_command(
+        plan.command,
+        plan.privileges,
+        Saved::Command,
+        before,
+        kept,
+        || {
+            // After the last change of credentials, which clears it (prctl(2)).
+            prctl::set_pdeathsig(Signal::SIGKILL).map_err(set_up("set the parent-death signal"))?;
+            if getppid() != parent {
+                // It died before; nobody will be told.
+                return Err(set_up("go on without the supervisor")(Errno::ESRCH));
+            }
+            theirs
+                .write_all(&[GO_ON])
+                .map_err(set_up("tell the supervisor"))
+        },
+    )
 }
 
 /// Standard input and output are the command's alone: whoever is at their other end is to notice
