@@ -54,8 +54,8 @@ pub struct Enforced<T> {
     pub end: T,
     /// How much may be reached.
     pub counts: Counts,
-    /// What is in the kernel.
-    pub ruleset: Ruleset,
+    /// What the sentinel says of the rules ([`Ruleset::digest`]).
+    pub ruleset_sha256: String,
     /// The way to change it.
     pub kernel: Nftables,
     /// In mode `proxy`, what a keeper goes on with.
@@ -86,7 +86,7 @@ impl<T> Enforced<T> {
         Ok(Sentinel::here(sentinel::Enforced {
             mode: mode.to_owned(),
             dns: self.config.dns.to_string(),
-            ruleset_sha256: self.ruleset.digest(),
+            ruleset_sha256: self.ruleset_sha256.clone(),
             names: counts.names as u64,
             ipv4: counts.ipv4 as u64,
             ipv6: counts.ipv6 as u64,
@@ -199,7 +199,7 @@ pub async fn enforce<T>(
                     ledger,
                     reading,
                     ttls: answers.ttls,
-                    mark: firewall.table()?.mark().unwrap_or_default(),
+                    mark: firewall.current.ours()?.mark().unwrap_or_default(),
                 },
                 terms,
                 listeners,
@@ -212,15 +212,16 @@ pub async fn enforce<T>(
         };
         firewall.verify()?;
         check_interrupted(&signals)?;
-        Ok((config, prepared.end, counts, resolving))
+        let ruleset_sha256 = firewall.current.ours()?.digest();
+        Ok((config, prepared.end, counts, ruleset_sha256, resolving))
     }
     .await;
     match result {
-        Ok((config, end, counts, resolving)) => Ok(Enforced {
+        Ok((config, end, counts, ruleset_sha256, resolving)) => Ok(Enforced {
             config,
             end,
             counts,
-            ruleset: firewall.table()?.clone(),
+            ruleset_sha256,
             kernel: firewall.kernel,
             resolving,
             start_lock,
@@ -304,6 +305,18 @@ enum Table {
     Ours(Ruleset),
     /// What a keeper left that is gone, with this mark: default-deny, and as good as a lock.
     Adopted(u32),
+}
+
+impl Table {
+    /// What this start put in place last.
+    fn ours(&self) -> Result<&Ruleset, Error> {
+        match self {
+            Self::Ours(table) => Ok(table),
+            Self::Adopted(_) => {
+                Err(NftError::Different("the table of an earlier start".to_owned()).into())
+            }
+        }
+    }
 }
 
 impl Firewall {
@@ -432,22 +445,12 @@ impl Firewall {
         self.change_to(next)
     }
 
-    /// What this start put in place last.
-    fn table(&self) -> Result<&Ruleset, Error> {
-        match &self.current {
-            Table::Ours(table) => Ok(table),
-            Table::Adopted(_) => {
-                Err(NftError::Different("the table of an earlier start".to_owned()).into())
-            }
-        }
-    }
-
     fn verify(&mut self) -> Result<(), Error> {
-        let table = self.table()?.clone();
+        let table = self.current.ours()?;
         let verified = if self.continues {
-            self.kernel.verify_at_least(&table)
+            self.kernel.verify_at_least(table)
         } else {
-            self.kernel.verify(&table)
+            self.kernel.verify(table)
         };
         Ok(verified?)
     }

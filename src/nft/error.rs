@@ -31,7 +31,7 @@ pub enum NftError {
     Refused(#[source] Refusal),
     /// The kernel refused one thing in it, and so all of it.
     #[error("the kernel refused {0}")]
-    RefusedStep(Subject, #[source] Refusal),
+    RefusedStep(String, #[source] Refusal),
     /// It has to take effect at one instant, and does not fit in one datagram.
     #[error("the change is {length} octets long, and the kernel takes {limit} at a time")]
     TooLong {
@@ -58,11 +58,11 @@ pub enum NftError {
 }
 
 impl NftError {
-    pub(super) fn refused(subject: Option<Subject>, refusal: Refusal) -> Self {
+    pub(super) fn refused(subject: Option<&Subject<'_>>, refusal: Refusal) -> Self {
         match subject {
             // Whoever lacks the capability lacks it for everything.
             Some(subject) if refusal.error.raw_os_error() != Some(libc::EPERM) => {
-                Self::RefusedStep(subject, refusal)
+                Self::RefusedStep(subject.to_string(), refusal)
             }
             _ => Self::Refused(refusal),
         }

@@ -181,7 +181,7 @@ impl Nftables {
         read_back::compare(self, intended, &read_back::has_intended)
     }
 
-    fn commit(&mut self, change: Change) -> Result<(), NftError> {
+    fn commit(&mut self, change: Change<'_>) -> Result<(), NftError> {
         let len = transaction::length(&change);
         let limit = self.socket.room_for(len).map_err(NftError::Send)?;
         if len <= limit {
@@ -195,7 +195,7 @@ impl Nftables {
         self.send(&change.switch)
     }
 
-    fn send(&mut self, steps: &[transaction::Step]) -> Result<(), NftError> {
+    fn send(&mut self, steps: &[transaction::Step<'_>]) -> Result<(), NftError> {
         let batch = transaction::batch(steps, self.sequence);
         self.sequence = batch.last().wrapping_add(2);
         self.socket.send(&batch.datagram).map_err(NftError::Send)?;
@@ -219,7 +219,8 @@ impl Nftables {
                     continue;
                 }
                 if let Some(error) = answer.error {
-                    let subject = batch.step(answer.sequence).map(|step| step.subject.clone());
+                    let step = batch.step(answer.sequence);
+                    let subject = step.map(|step| &step.subject);
                     return Err(NftError::refused(subject, error));
                 }
                 if answer.sequence == batch.last() {
@@ -475,7 +476,8 @@ mod tests {
         use crate::{policy::Nameservers, ruleset::SocketOwner};
         let servers = Nameservers::default();
         let open = crate::ruleset::locked(Some((&servers, &[SocketOwner::user(0)])));
-        let change = transaction::transition(&crate::ruleset::locked(None), &open);
+        let locked = crate::ruleset::locked(None);
+        let change = transaction::transition(&locked, &open);
         let steps_about = |chain| {
             let about = |step: &&transaction::Step| match &step.subject {
                 transaction::Subject::Chain(name) | transaction::Subject::Rule(name, _) => {

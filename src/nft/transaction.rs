@@ -19,8 +19,8 @@ use std::{
 };
 
 /// What a message is about, for the error that names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Subject {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject<'a> {
     /// The table itself.
     Table,
     /// A chain.
@@ -30,10 +30,10 @@ pub enum Subject {
     /// Elements of a set.
     Elements(&'static str),
     /// A rule of a chain. Its text is made where it is wanted, which is in an error.
-    Rule(&'static str, Rule),
+    Rule(&'static str, &'a Rule),
 }
 
-impl fmt::Display for Subject {
+impl fmt::Display for Subject<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Table => write!(f, "table inet {}", crate::ruleset::TABLE),
@@ -47,21 +47,21 @@ impl fmt::Display for Subject {
 
 /// A message and what it is about.
 #[derive(Clone, Debug)]
-pub struct Step {
+pub struct Step<'a> {
     /// What it is about.
-    pub subject: Subject,
+    pub subject: Subject<'a>,
     /// Its octets; the sequence number is still open.
     pub message: Message,
 }
 
 /// The change from one state of the table to another.
 #[derive(Clone, Debug, Default)]
-pub struct Change {
+pub struct Change<'a> {
     /// Messages that may be committed before the rest: nothing that decides a packet refers to
     /// what they make.
-    pub prepare: Vec<Step>,
+    pub prepare: Vec<Step<'a>>,
     /// Messages that are committed together, last.
-    pub switch: Vec<Step>,
+    pub switch: Vec<Step<'a>>,
 }
 
 /// The table as `to` says, whatever is there now, in one transaction.
@@ -69,7 +69,7 @@ pub struct Change {
 /// Chains of the old table and of the new one both end in drop, so that no packet finds a
 /// moment between them.
 #[must_use]
-pub fn replace(to: &Ruleset) -> Change {
+pub fn replace(to: &Ruleset) -> Change<'_> {
     let mut switch = vec![
         // Deleting what is not there is an error, making what is there is not.
         step(Subject::Table, nftables::add_table()),
@@ -91,7 +91,7 @@ pub fn replace(to: &Ruleset) -> Change {
 /// both. A chain that both have with the same rules is left as it is, its counters too: what a
 /// transaction costs is the expressions in it.
 #[must_use]
-pub fn transition(from: &Ruleset, to: &Ruleset) -> Change {
+pub fn transition<'a>(from: &'a Ruleset, to: &'a Ruleset) -> Change<'a> {
     let prepare = add_sets(to.sets.iter().filter(|set| !from.sets.contains(set)));
     let changed = |chain: &&Chain| !(from.chains.contains(chain) && to.chains.contains(chain));
     let old: Vec<&Chain> = from.chains.iter().filter(changed).collect();
@@ -108,7 +108,7 @@ pub fn transition(from: &Ruleset, to: &Ruleset) -> Change {
 /// Elements that end are all made anew, because only the kernel knows which it still has; of the
 /// others, of which there may be very many, those that differ.
 #[must_use]
-pub fn reload(from: &Ruleset, to: &Ruleset) -> Vec<Step> {
+pub fn reload<'a>(from: &'a Ruleset, to: &'a Ruleset) -> Vec<Step<'a>> {
     let old: Vec<&Chain> = from.chains.iter().collect();
     let new: Vec<&Chain> = to.chains.iter().collect();
     let mut steps = empty_chains(&old);
@@ -160,7 +160,7 @@ pub fn reload(from: &Ruleset, to: &Ruleset) -> Vec<Step> {
 /// it is there, then deleted, then added: within one transaction, and with the same end whatever
 /// was there before.
 #[must_use]
-pub fn update(changes: &[policy::Change]) -> Vec<Step> {
+pub fn update(changes: &[policy::Change]) -> Vec<Step<'static>> {
     #[derive(Default)]
     struct Turn {
         gone: Vec<RawElement>,
@@ -203,7 +203,7 @@ pub fn update(changes: &[policy::Change]) -> Vec<Step> {
     steps
 }
 
-fn empty_chains(chains: &[&Chain]) -> Vec<Step> {
+fn empty_chains<'a>(chains: &[&Chain]) -> Vec<Step<'a>> {
     let flush = |chain: &&Chain| {
         step(
             Subject::Chain(chain.name),
@@ -214,7 +214,7 @@ fn empty_chains(chains: &[&Chain]) -> Vec<Step> {
 }
 
 /// The chains of one table for those of another, with all rules of the other.
-fn exchange_chains(from: &[&Chain], to: &[&Chain]) -> Vec<Step> {
+fn exchange_chains<'a>(from: &[&Chain], to: &[&'a Chain]) -> Vec<Step<'a>> {
     let lacks = |chains: &[&Chain], chain: &Chain| {
         let mut chains = chains.iter();
         !chains.any(|other| other.name == chain.name)
@@ -234,7 +234,7 @@ fn exchange_chains(from: &[&Chain], to: &[&Chain]) -> Vec<Step> {
     steps
 }
 
-fn add_sets<'a>(sets: impl Iterator<Item = &'a Set>) -> Vec<Step> {
+fn add_sets<'a>(sets: impl Iterator<Item = &'a Set>) -> Vec<Step<'a>> {
     let mut steps = Vec::new();
     for (id, set) in (1..).zip(sets) {
         steps.push(step(Subject::Set(set.name), nftables::add_set(set, id)));
@@ -245,21 +245,21 @@ fn add_sets<'a>(sets: impl Iterator<Item = &'a Set>) -> Vec<Step> {
     steps
 }
 
-fn add_rules<'a>(chains: impl Iterator<Item = &'a Chain>) -> Vec<Step> {
+fn add_rules<'a>(chains: impl Iterator<Item = &'a Chain>) -> Vec<Step<'a>> {
     let rules = chains.flat_map(|chain| chain.rules.iter().map(move |rule| (chain.name, rule)));
     rules
         .map(|(chain, rule)| {
             let message = nftables::add_rule(chain, &bytecode::lower(rule));
-            step(Subject::Rule(chain, rule.clone()), message)
+            step(Subject::Rule(chain, rule), message)
         })
         .collect()
 }
 
-fn elements_of(set: &'static str) -> impl Fn(Message) -> Step {
+fn elements_of<'a>(set: &'static str) -> impl Fn(Message) -> Step<'a> {
     move |message| step(Subject::Elements(set), message)
 }
 
-fn step(subject: Subject, message: Message) -> Step {
+fn step(subject: Subject<'_>, message: Message) -> Step<'_> {
     Step { subject, message }
 }
 
@@ -268,12 +268,12 @@ pub struct Batch<'a> {
     /// The octets.
     pub datagram: Vec<u8>,
     /// The steps in it; their sequence numbers follow that of [`Batch::header`].
-    pub steps: &'a [Step],
+    pub steps: &'a [Step<'a>],
     /// The sequence number of the batch's first header, to which errors of the whole batch go.
     pub header: u32,
 }
 
-impl Batch<'_> {
+impl<'a> Batch<'a> {
     /// The sequence number of the last step, the only one that is acknowledged.
     #[must_use]
     pub fn last(&self) -> u32 {
@@ -283,7 +283,7 @@ impl Batch<'_> {
 
     /// The step that a sequence number belongs to.
     #[must_use]
-    pub fn step(&self, sequence: u32) -> Option<&Step> {
+    pub fn step(&self, sequence: u32) -> Option<&Step<'a>> {
         let index = sequence.wrapping_sub(self.header).checked_sub(1)?;
         self.steps.get(usize::try_from(index).ok()?)
     }
@@ -294,7 +294,7 @@ const FRAME: usize = 2 * 20;
 
 /// Puts steps in a batch, numbered from `sequence`.
 #[must_use]
-pub fn batch(steps: &[Step], sequence: u32) -> Batch<'_> {
+pub fn batch<'a>(steps: &'a [Step<'a>], sequence: u32) -> Batch<'a> {
     let mut batch = endless_batch(steps, sequence);
     let end = batch.last().wrapping_add(1);
     append(&mut batch.datagram, &nftables::batch_end(), end, false);
@@ -303,7 +303,7 @@ pub fn batch(steps: &[Step], sequence: u32) -> Batch<'_> {
 
 /// The same without its end: the kernel commits nothing of it.
 #[must_use]
-pub fn endless_batch(steps: &[Step], sequence: u32) -> Batch<'_> {
+pub fn endless_batch<'a>(steps: &'a [Step<'a>], sequence: u32) -> Batch<'a> {
     let len = FRAME + steps.iter().map(|step| step.message.len()).sum::<usize>();
     let mut datagram = Vec::with_capacity(len);
     let mut number = sequence;
@@ -336,7 +336,7 @@ fn append(datagram: &mut Vec<u8>, message: &[u8], sequence: u32, acknowledge: bo
 const ACK: u16 = libc::NLM_F_ACK as u16;
 
 /// Cuts steps into runs whose batches are at most `limit` octets long.
-pub fn cut(steps: &[Step], limit: usize) -> impl Iterator<Item = &[Step]> {
+pub fn cut<'a>(steps: &'a [Step<'a>], limit: usize) -> impl Iterator<Item = &'a [Step<'a>]> {
     let mut rest = steps;
     std::iter::from_fn(move || {
         let mut len = FRAME;
@@ -353,13 +353,13 @@ pub fn cut(steps: &[Step], limit: usize) -> impl Iterator<Item = &[Step]> {
 }
 
 /// The length of steps as one batch, in octets.
-pub fn length_of<'a>(steps: impl IntoIterator<Item = &'a Step>) -> usize {
+pub fn length_of<'a>(steps: impl IntoIterator<Item = &'a Step<'a>>) -> usize {
     let messages = steps.into_iter().map(|step| step.message.len());
     FRAME + messages.sum::<usize>()
 }
 
 /// The length of a change as one batch, in octets.
 #[must_use]
-pub fn length(change: &Change) -> usize {
+pub fn length(change: &Change<'_>) -> usize {
     length_of(change.prepare.iter().chain(&change.switch))
 }
