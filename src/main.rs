@@ -5,15 +5,15 @@ use clap::{
     Parser,
     error::{ContextKind, ContextValue, ErrorKind},
 };
-use dlmalloc::GlobalDlmalloc;
 use egress_init::{
     cli::{Action, Cli},
     commands::{self, Outcome},
+    sys::allocator::Allocator,
 };
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

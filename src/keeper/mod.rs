@@ -32,7 +32,7 @@ use crate::{
     proxy::{Limits, Listeners, Proxy},
     resolve::{Answer, nameservers::Upstreams},
     status::{DnsCounters, Status},
-    sys::process,
+    sys::{allocator, process},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use status_socket::StatusSocket;
@@ -125,6 +125,7 @@ pub async fn keep(handover: Handover, mut outside: impl Outside) -> Result<u8, E
         }
     });
     let broken = charge.borrow().broken();
+    allocator::give_memory_back();
     loop {
         tokio::select! {
             biased;

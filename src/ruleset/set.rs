@@ -1,7 +1,7 @@
 //! Sets of nftables: what they are keyed by and what they hold.
 
 use crate::policy::{Element, Timed};
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{cmp::Ordering, fmt, net::IpAddr, time::Duration};
 
 /// An IP version, as a set or a rule is bound to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +164,7 @@ impl RawElement {
 }
 
 /// The key of an element, or what a register holds: a few octets, without an allocation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Octets {
     bytes: [u8; Self::MAX],
     len: u8,
@@ -224,6 +224,24 @@ impl Octets {
             bytes,
             len: if address.is_ipv4() { 12 } else { 24 },
         }
+    }
+}
+
+/// As octets are, eight at a time.
+impl Ord for Octets {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let words = |octets: &Self| -> [u64; Self::MAX / 8] {
+            let (words, _) = octets.bytes.as_chunks();
+            std::array::from_fn(|index| u64::from_be_bytes(words[index]))
+        };
+        let order = words(self).cmp(&words(other));
+        order.then(self.len.cmp(&other.len))
+    }
+}
+
+impl PartialOrd for Octets {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
