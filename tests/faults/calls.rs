@@ -47,6 +47,7 @@ const KNOWN: &[Known] = known! {
     fchown: SYS_fchown [EPERM EROFS EIO];
     fcntl: SYS_fcntl [EPERM EAGAIN];
     flock: SYS_flock [EWOULDBLOCK EINTR ENOLCK];
+    fork: SYS_fork [EAGAIN ENOMEM EPERM];
     fstat: SYS_fstat [EIO ENOMEM EACCES];
     ftruncate: SYS_ftruncate [EIO EROFS EPERM ENOSPC];
     futex: SYS_futex [EINTR EAGAIN];
@@ -68,6 +69,7 @@ const KNOWN: &[Known] = known! {
     ioctl: SYS_ioctl [ENOTTY EPERM];
     listen: SYS_listen [EADDRINUSE EOPNOTSUPP];
     lseek: SYS_lseek [ESPIPE];
+    lstat: SYS_lstat [EACCES EIO ENOMEM];
     madvise: SYS_madvise [ENOMEM EINVAL];
     mkdir: SYS_mkdir [EACCES ENOSPC EROFS EDQUOT EEXIST];
     mmap: SYS_mmap [ENOMEM EAGAIN];
@@ -75,6 +77,7 @@ const KNOWN: &[Known] = known! {
     mremap: SYS_mremap [ENOMEM];
     munmap: SYS_munmap [ENOMEM];
     newfstatat: SYS_newfstatat [EIO ENOMEM EACCES];
+    open: SYS_open [EACCES EMFILE ENFILE ENOMEM EROFS ENOSPC EIO EINTR EPERM];
     openat: SYS_openat [EACCES EMFILE ENFILE ENOMEM EROFS ENOSPC EIO EINTR EPERM];
     poll: SYS_poll [EINTR ENOMEM];
     prctl: SYS_prctl [EPERM EINVAL EACCES];
@@ -107,6 +110,7 @@ const KNOWN: &[Known] = known! {
     signalfd4: SYS_signalfd4 [EMFILE ENFILE ENOMEM ENODEV];
     socket: SYS_socket [EMFILE ENFILE ENOMEM ENOBUFS EACCES EPERM EAFNOSUPPORT EPROTONOSUPPORT];
     socketpair: SYS_socketpair [EMFILE ENFILE ENOMEM];
+    stat: SYS_stat [EACCES EIO ENOMEM];
     statx: SYS_statx [EACCES EIO ENOMEM ENOSYS];
     umask: SYS_umask [];
     uname: SYS_uname [];
@@ -172,7 +176,8 @@ pub fn subject(name: &str, arguments: &[u64; 6], process: &Process) -> Option<St
         Some(String::from_utf8_lossy(&octets[..end]).into_owned())
     };
     match name {
-        "access" | "chmod" | "execve" | "mkdir" | "readlink" | "unlink" => path(arguments[0]),
+        "access" | "chmod" | "execve" | "lstat" | "mkdir" | "open" | "readlink" | "stat"
+        | "unlink" => path(arguments[0]),
         "newfstatat" | "openat" | "statx" => path(arguments[1]),
         "rename" => Some(format!(
             "{} -> {}",

@@ -55,7 +55,7 @@ fn of(recording: &Recording, full: bool) -> Vec<Case> {
             faults.push(Fault::KillAbove);
         }
         // From here on there are two threads.
-        two_threads |= matches!(call.point.call.as_str(), "clone" | "clone3");
+        two_threads |= matches!(call.point.call.as_str(), "clone" | "clone3" | "fork");
         if two_threads {
             faults.push(Fault::Late);
         }
@@ -95,6 +95,7 @@ fn is_decisive(call: &Call) -> bool {
     let names = [
         "capset",
         "clone3",
+        "fork",
         "execve",
         "rename",
         "seccomp",

@@ -188,7 +188,7 @@ impl Event {
         match (name, subject) {
             ("unlink", SENTINEL) => Self::Removes { was_there: true },
             ("listen", _) => Self::TakesTurn,
-            ("openat", ALLOWLIST) => Self::Reads,
+            ("open" | "openat", ALLOWLIST) => Self::Reads,
             (_, "replaces the table") => Self::Replaces,
             (_, "changes the table") => Self::Changes,
             (_, "reads the table back") => Self::ReadsBack,

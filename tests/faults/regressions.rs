@@ -174,7 +174,7 @@ const FOUND: [Found; 19] = [
         Scenario::Supervise,
         libc::EPERM,
         Verdict::Untouched,
-        |calls| position(calls, 0, |call| call.point.call == "rt_sigprocmask"),
+        |calls| position(calls, 0, blocks_signals),
     ),
     // It ended without a word, and the old sentinel stayed.
     found(
@@ -182,7 +182,7 @@ const FOUND: [Found; 19] = [
         Scenario::Watch,
         libc::EPERM,
         Verdict::Untouched,
-        |calls| position(calls, 0, |call| call.point.call == "rt_sigprocmask"),
+        |calls| position(calls, 0, blocks_signals),
     ),
     // What an earlier sidecar had published was left for true before anybody had looked.
     found(
@@ -199,7 +199,7 @@ const FOUND: [Found; 19] = [
         libc::ENOMEM,
         Verdict::Policy,
         |calls| {
-            let opens = |call: &Call| call.point.call == "openat";
+            let opens = |call: &Call| matches!(call.point.call.as_str(), "open" | "openat");
             let is_map = |call: &Call| about(call, "/proc/self/gid_map");
             // The first one is for the sentinel.
             let first = position(calls, 0, |call| opens(call) && is_map(call))?;
@@ -246,6 +246,12 @@ pub fn of(recording: &Recording) -> Vec<Case> {
 
 fn about(call: &Call, subject: &str) -> bool {
     call.subject.as_deref() == Some(subject)
+}
+
+/// musl unblocks a few of its own where a handler is set.
+fn blocks_signals(call: &Call) -> bool {
+    let how = i32::try_from(call.arguments[0]);
+    call.point.call == "rt_sigprocmask" && how != Ok(libc::SIG_UNBLOCK)
 }
 
 fn position(calls: &[&Call], from: usize, is: impl Fn(&Call) -> bool) -> Option<usize> {
