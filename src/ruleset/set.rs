@@ -230,12 +230,16 @@ impl Octets {
 /// As octets are, eight at a time.
 impl Ord for Octets {
     fn cmp(&self, other: &Self) -> Ordering {
-        let words = |octets: &Self| -> [u64; Self::MAX / 8] {
+        let words = |octets: &Self| -> [[u8; 8]; Self::MAX / 8] {
             let (words, _) = octets.bytes.as_chunks();
-            std::array::from_fn(|index| u64::from_be_bytes(words[index]))
+            std::array::from_fn(|index| words[index])
         };
-        let order = words(self).cmp(&words(other));
-        order.then(self.len.cmp(&other.len))
+        for (one, other) in words(self).into_iter().zip(words(other)) {
+            if one != other {
+                return u64::from_be_bytes(one).cmp(&u64::from_be_bytes(other));
+            }
+        }
+        self.len.cmp(&other.len)
     }
 }
 

@@ -592,3 +592,27 @@ fn elements_that_end_are_printed_as_nft_does() {
         assert!(text.contains(part), "{part}\n{text}");
     }
 }
+
+#[test]
+fn keys_are_ordered_as_their_octets_are() {
+    let keys: Vec<Octets> = [
+        &[][..],
+        &[0],
+        &[0, 0, 0, 0, 0, 0, 0, 1],
+        &[0, 0, 0, 0, 0, 0, 0, 1, 0],
+        &[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 255],
+        &[0, 0, 0, 0, 0, 0, 1],
+        &[1, 2, 3],
+        &[
+            1, 2, 3, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1,
+        ],
+        &[255; 24],
+    ]
+    .map(|octets| Octets::new(octets).unwrap())
+    .into();
+    assert!(keys.is_sorted());
+    for (one, other) in keys.iter().zip(&keys[1..]) {
+        assert!(one < other, "{one:?} {other:?}");
+    }
+    assert_eq!(keys[3].cmp(&keys[3].clone()), std::cmp::Ordering::Equal);
+}
