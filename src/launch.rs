@@ -180,7 +180,7 @@ pub(crate) fn get_ready(
     ready: impl FnOnce(),
 ) -> Result<Status, LaunchError> {
     // From here to exec a signal waits, so that none ends the process with the sentinel in place.
-    process::change_signal_mask(SigmaskHow::SIG_BLOCK, &SigSet::all())
+    process::change_signal_mask(SigmaskHow::SIG_BLOCK, &process::all_signals())
         .map_err(set_up("block signals"))?;
     let before = privileges.confine(beside)?;
     if let Some((place, sentinel)) = sentinel {
@@ -219,7 +219,7 @@ pub(crate) fn become_command(
     process::change_signal_mask(SigmaskHow::SIG_SETMASK, &SigSet::empty())
         .map_err(set_up("unblock signals"))?;
     let error = execute(command);
-    process::change_signal_mask(SigmaskHow::SIG_BLOCK, &SigSet::all())
+    process::change_signal_mask(SigmaskHow::SIG_BLOCK, &process::all_signals())
         .map_err(set_up("block signals"))?;
     Err(error)
 }

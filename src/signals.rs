@@ -26,7 +26,7 @@ const FAULTS: [Signal; 7] = [
 /// Every signal that can be blocked, but for faults: what a supervisor reads from a descriptor.
 #[must_use]
 pub fn supervised() -> SigSet {
-    let mut set = SigSet::all();
+    let mut set = process::all_signals();
     for fault in FAULTS {
         set.remove(fault);
     }

@@ -127,6 +127,19 @@ pub fn reset_dispositions(signals: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Every signal there is. The C library's own idea of that leaves out those that it uses itself:
+/// two in glibc, three in musl, which anybody may send all the same.
+#[must_use]
+pub fn all_signals() -> SigSet {
+    // SAFETY: an all-zero `sigset_t` is a valid one, and it begins with the kernel's set, 64 bits
+    // (glibc and musl on x86_64 and aarch64).
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        (&raw mut set).cast::<u64>().write(u64::MAX);
+        SigSet::from_sigset_t_unchecked(set)
+    }
+}
+
 /// Changes which signals are blocked for the calling thread: `rt_sigprocmask(2)`.
 ///
 /// By itself: `pthread_sigmask(3)` returns its error as a number, which nix takes for success.

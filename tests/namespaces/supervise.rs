@@ -645,14 +645,8 @@ fn blocked() -> String {
         libc::SIGSYS,
         libc::SIGTRAP,
     ];
-    let own = if cfg!(target_env = "musl") {
-        32..35
-    } else {
-        32..34
-    };
     let mask = free
         .into_iter()
-        .chain(own)
         .fold(u64::MAX, |mask, signal| mask & !(1 << (signal - 1)));
     format!("{mask:016x}")
 }
