@@ -39,12 +39,19 @@ host_triple() {
 
 # That of the static binary. On x86_64 with musl, because the beginning of a static glibc asks the
 # processor about itself there some forty times, and each time a virtual machine is left: half a
-# millisecond. On aarch64 it does not, and Rust makes no static-pie with musl.
+# millisecond. On aarch64 it does not, and Rust makes no static-pie with musl. A toolchain that does
+# not have the target builds for glibc.
 static_triple() {
     local triple
     triple=$(host_triple)
-    printf '%s\n' "${triple/#x86_64-unknown-linux-gnu/x86_64-unknown-linux-musl}"
+    if [[ $triple == x86_64-* ]] && has_target "$musl"; then
+        triple=$musl
+    fi
+    printf '%s\n' "$triple"
 }
+
+musl=x86_64-unknown-linux-musl
+has_target() { [[ -d $(rustc --print target-libdir --target "$1") ]]; }
 
 static_binary() {
     printf '%s\n' "$CARGO_TARGET_DIR/$(static_triple)/release/egress-init"
