@@ -202,7 +202,8 @@ pub(crate) fn withdraw(sentinel: Option<(&Place, &Sentinel)>, launch: LaunchErro
     }
 }
 
-/// The steps above from the groups to exec, by what this process was `before`. `tie` is called after the last change of credentials.
+/// The steps above from the groups to exec, by what this process was `before`. `tie` is called
+/// after the last change of credentials.
 pub(crate) fn become_command(
     command: &Command,
     privileges: &Privileges,

@@ -249,9 +249,7 @@ fn output(dns: Dns<'_>, lets_in: bool) -> Vec<Rule> {
         rules.push(original_to(DNS));
     }
     rules.push(original_to(REQUESTS));
-    if lets_in {
-        rules.extend(answers_to_inbound());
-    }
+    rules.extend(answers_to_inbound());
     rules.push(Rule(vec![Term::Goto(REFUSE)]));
     rules
 }
@@ -288,9 +286,7 @@ fn input(dns: Dns<'_>, lets_in: bool) -> Vec<Rule> {
         Term::Direction(Direction::Reply),
         Term::Jump(REPLIES),
     ]));
-    if lets_in {
-        rules.extend(let_in());
-    }
+    rules.extend(let_in());
     rules.push(Rule(vec![Term::Counter]));
     rules
 }
@@ -744,8 +740,8 @@ fn original_to(chain: &'static str) -> Rule {
 /// What the lock and every policy have in common. The policy is put in the place of the lock by a
 /// transaction that costs what is in it, and these stay as they are.
 fn common_chains() -> Vec<Chain> {
-    let mut icmp_in = neighbour_discovery(ND_IN, MLD_IN);
     let [nd_out, mld_out] = [ND_OUT, MLD_OUT].map(|set| Term::IcmpTypeIn(Family::V6, set));
+    let mut icmp_in = neighbour_discovery(ND_IN, MLD_IN);
     icmp_in.extend(icmp_errors());
     vec![
         chain(REFUSE, refuse()),

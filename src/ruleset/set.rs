@@ -230,13 +230,10 @@ impl Octets {
 /// As octets are, eight at a time.
 impl Ord for Octets {
     fn cmp(&self, other: &Self) -> Ordering {
-        let words = |octets: &Self| -> [[u8; 8]; Self::MAX / 8] {
-            let (words, _) = octets.bytes.as_chunks();
-            std::array::from_fn(|index| words[index])
-        };
-        for (one, other) in words(self).into_iter().zip(words(other)) {
-            if one != other {
-                return u64::from_be_bytes(one).cmp(&u64::from_be_bytes(other));
+        let ((words, _), (others, _)) = (self.bytes.as_chunks(), other.bytes.as_chunks());
+        for (&word, &other) in words.iter().zip(others) {
+            if word != other {
+                return u64::from_be_bytes(word).cmp(&u64::from_be_bytes(other));
             }
         }
         self.len.cmp(&other.len)

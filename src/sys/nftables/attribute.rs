@@ -9,6 +9,11 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 use super::Message;
+use crate::ruleset::TABLE;
+
+/// The table's name, in a message of whatever kind: `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE` and so on
+/// in the kernel's `include/uapi/linux/netfilter/nf_tables.h`.
+pub(super) const NFTA_TABLE: u16 = 1;
 
 const NESTED: u16 = 0x8000;
 const ALIGNMENT: usize = 4;
@@ -28,6 +33,13 @@ impl Writer {
     /// Begins one of this kind (`NFT_MSG_*`) about the family `inet`, with these `NLM_F_*`.
     pub fn new(kind: libc::c_int, flags: libc::c_int) -> Self {
         Self::with_headers(NFTABLES << 8 | kind as u16, flags, INET, 0)
+    }
+
+    /// One about the table or something in it, which all kinds name first.
+    pub fn of_table(kind: libc::c_int, flags: libc::c_int) -> Self {
+        let mut message = Self::new(kind, flags);
+        message.text(NFTA_TABLE, TABLE);
+        message
     }
 
     /// One that begins or ends a batch (`NFNL_MSG_BATCH_*`), and says whose messages are in it.

@@ -3,13 +3,12 @@
 
 use super::{
     Message,
-    attribute::{Attributes, Writer},
+    attribute::{Attributes, NFTA_TABLE, Writer},
 };
-use crate::ruleset::{Chain, Hook, TABLE};
+use crate::ruleset::{Chain, Hook};
 
 // `enum nft_chain_attributes` and `enum nft_hook_attributes` of the kernel's
 // include/uapi/linux/netfilter/nf_tables.h.
-const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_POLICY: u16 = 5;
@@ -54,10 +53,8 @@ pub fn dump_chains() -> Message {
 }
 
 fn of_chain(kind: libc::c_int, flags: libc::c_int, name: &str) -> Writer {
-    let mut message = Writer::new(kind, flags);
-    message
-        .text(NFTA_CHAIN_TABLE, TABLE)
-        .text(NFTA_CHAIN_NAME, name);
+    let mut message = Writer::of_table(kind, flags);
+    message.text(NFTA_CHAIN_NAME, name);
     message
 }
 
@@ -139,7 +136,7 @@ pub fn parse_chain(message: &[u8]) -> Option<HeldChain> {
         }
     };
     Some(HeldChain {
-        table: name(NFTA_CHAIN_TABLE)?,
+        table: name(NFTA_TABLE)?,
         name: name(NFTA_CHAIN_NAME)?,
         facts: ChainFacts { base },
     })

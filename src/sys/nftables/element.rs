@@ -5,15 +5,11 @@ use super::{
     attribute::{Attributes, Writer, attributes},
     expr::{NFTA_DATA_VALUE, NFTA_LIST_ELEM},
 };
-use crate::ruleset::{
-    TABLE,
-    set::{Octets, RawElement},
-};
+use crate::ruleset::set::{Octets, RawElement};
 use std::time::Duration;
 
 // `enum nft_set_elem_list_attributes` and `enum nft_set_elem_attributes` of the kernel's
 // include/uapi/linux/netfilter/nf_tables.h.
-const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_SET_ELEM_KEY: u16 = 1;
@@ -83,8 +79,7 @@ fn messages<'a>(
 }
 
 fn of_set(set: &str, kind: libc::c_int, flags: libc::c_int) -> Writer {
-    let mut message = Writer::new(kind, flags);
-    message.text(NFTA_SET_ELEM_LIST_TABLE, TABLE);
+    let mut message = Writer::of_table(kind, flags);
     message.text(NFTA_SET_ELEM_LIST_SET, set);
     message
 }

@@ -5,10 +5,9 @@ use super::{
     attribute::{Attributes, Writer, attributes},
     expr::{self, NFTA_LIST_ELEM},
 };
-use crate::ruleset::{TABLE, bytecode::Expr};
+use crate::ruleset::bytecode::Expr;
 
 // `enum nft_rule_attributes` of the kernel's include/uapi/linux/netfilter/nf_tables.h.
-const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
 
@@ -41,18 +40,12 @@ pub fn dump_rules(chain: &str) -> Message {
 /// Asks for the rules of all chains.
 #[must_use]
 pub fn dump_table_rules() -> Message {
-    of_table(libc::NFT_MSG_GETRULE, libc::NLM_F_DUMP).finish()
+    Writer::of_table(libc::NFT_MSG_GETRULE, libc::NLM_F_DUMP).finish()
 }
 
 fn of_chain(kind: libc::c_int, flags: libc::c_int, chain: &str) -> Writer {
-    let mut message = of_table(kind, flags);
+    let mut message = Writer::of_table(kind, flags);
     message.text(NFTA_RULE_CHAIN, chain);
-    message
-}
-
-fn of_table(kind: libc::c_int, flags: libc::c_int) -> Writer {
-    let mut message = Writer::new(kind, flags);
-    message.text(NFTA_RULE_TABLE, TABLE);
     message
 }
 

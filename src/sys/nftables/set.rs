@@ -6,11 +6,10 @@ use super::{
     attribute::{Attributes, Writer},
     expr::NFTA_LIST_ELEM,
 };
-use crate::ruleset::{Set, TABLE};
+use crate::ruleset::Set;
 
 // `enum nft_set_attributes`, `enum nft_set_desc_attributes` and `enum nft_set_field_attributes` of
 // the kernel's include/uapi/linux/netfilter/nf_tables.h.
-const NFTA_SET_TABLE: u16 = 1;
 const NFTA_SET_NAME: u16 = 2;
 const NFTA_SET_FLAGS: u16 = 3;
 const NFTA_SET_KEY_TYPE: u16 = 4;
@@ -57,18 +56,12 @@ pub fn delete_set(name: &str) -> Message {
 /// Asks for the sets, without their elements.
 #[must_use]
 pub fn dump_sets() -> Message {
-    of_table(libc::NFT_MSG_GETSET, libc::NLM_F_DUMP).finish()
+    Writer::of_table(libc::NFT_MSG_GETSET, libc::NLM_F_DUMP).finish()
 }
 
 fn of_set(kind: libc::c_int, flags: libc::c_int, name: &str) -> Writer {
-    let mut message = of_table(kind, flags);
+    let mut message = Writer::of_table(kind, flags);
     message.text(NFTA_SET_NAME, name);
-    message
-}
-
-fn of_table(kind: libc::c_int, flags: libc::c_int) -> Writer {
-    let mut message = Writer::new(kind, flags);
-    message.text(NFTA_SET_TABLE, TABLE);
     message
 }
 

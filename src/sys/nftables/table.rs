@@ -4,10 +4,8 @@ use super::{
     Message,
     attribute::{Attributes, Writer},
 };
-use crate::ruleset::TABLE;
 
 // `enum nft_table_attributes` of the kernel's include/uapi/linux/netfilter/nf_tables.h.
-const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_TABLE_FLAGS: u16 = 2;
 const NFTA_TABLE_USE: u16 = 3;
 
@@ -30,10 +28,8 @@ pub fn get_table() -> Message {
 }
 
 fn message(kind: libc::c_int) -> Message {
-    let mut message = Writer::new(kind, 0);
-    message
-        .text(NFTA_TABLE_NAME, TABLE)
-        .u32(NFTA_TABLE_FLAGS, 0);
+    let mut message = Writer::of_table(kind, 0);
+    message.u32(NFTA_TABLE_FLAGS, 0);
     message.finish()
 }
 
