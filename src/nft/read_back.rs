@@ -6,7 +6,7 @@
 use super::{NftError, Nftables};
 use crate::{
     ruleset::{
-        Elements, Ruleset, Set, TABLE,
+        Ruleset, Set, TABLE,
         bytecode::{self, Expr},
         contents::is_filled_once,
         set::RawElement,
@@ -41,11 +41,6 @@ pub fn compare_structure(kernel: &mut Nftables, intended: &Ruleset) -> Result<u3
     let intended = intended.clone().with_mark(mark);
     compare_chains(kernel, &intended, &rules)?;
     compare_facts(kernel, &intended)?;
-    for set in &intended.sets {
-        if let Elements::IcmpTypes(_) = set.elements {
-            compare_elements(kernel, set, &is_intended)?;
-        }
-    }
     Ok(intended.mark().unwrap_or(mark))
 }
 

@@ -7,9 +7,8 @@
 use super::{
     Chain, Hook, Rule, Ruleset,
     contents::{
-        ALLOWED, DENY4, DENY6, ERRORS4, INBOUND, LOCAL_SERVERS, MLD_OUT, NAMES, NAMESERVERS,
-        ND_OUT, PAST, ServiceSets, icmp_sets, local_server_sets, nameserver_sets, policy_sets,
-        timed_sets,
+        ALLOWED, DENY4, DENY6, INBOUND, LOCAL_SERVERS, NAMES, NAMESERVERS, PAST, ServiceSets,
+        local_server_sets, nameserver_sets, policy_sets, timed_sets,
     },
     set::Family,
     term::{Direction, End, Reject, Term, Unit},
@@ -142,7 +141,7 @@ impl Proxy<'_> {
 pub fn locked(dns: Option<(&Nameservers, &[SocketOwner])>) -> Ruleset {
     let mut lookups = Vec::new();
     let mut answers = Vec::new();
-    let mut sets = icmp_sets();
+    let mut sets = Vec::new();
     if let Some((nameservers, owners)) = dns {
         lookups.extend(way_out(owners, RESOLVER_MARK));
         lookups.extend(to_unknown_nameservers(
@@ -150,7 +149,7 @@ pub fn locked(dns: Option<(&Nameservers, &[SocketOwner])>) -> Ruleset {
             SocketOwner::user(0),
             RESOLVER_MARK,
         ));
-        answers.push(established(Direction::Reply, RESOLVER_MARK));
+        answers.push(of_flow(Direction::Reply, RESOLVER_MARK));
         sets.extend(nameserver_sets(nameservers));
     }
     let output = vec![
@@ -183,8 +182,7 @@ pub fn locked(dns: Option<(&Nameservers, &[SocketOwner])>) -> Ruleset {
 pub fn enforced(policy: &Policy, dns: Dns<'_>) -> Ruleset {
     let is_one_for_all_lists = matches!(dns, Dns::Proxy(_));
     let lets_in = is_one_for_all_lists || !policy.inbound.is_empty();
-    let mut sets = icmp_sets();
-    sets.extend(policy_sets(policy));
+    let mut sets = policy_sets(policy);
     let mut chains = common_chains();
     chains.extend([
         chain(LET_OUT, vec![let_out()]),
@@ -192,7 +190,7 @@ pub fn enforced(policy: &Policy, dns: Dns<'_>) -> Ruleset {
         chain(REQUESTS, requests(dns)),
         chain(REPLIES, replies(dns)),
     ]);
-    chains.extend(base_chains(output(dns, lets_in), input(dns, lets_in)));
+    chains.extend(base_chains(output(dns, lets_in), input(lets_in)));
     match dns {
         Dns::Closed => {}
         Dns::Servers(nameservers) => sets.extend(nameserver_sets(nameservers)),
@@ -233,11 +231,6 @@ fn output(dns: Dns<'_>, lets_in: bool) -> Vec<Rule> {
         }
     }
     rules.push(Rule(vec![Term::LeavesByLoopback, Term::Accept]));
-    rules.push(established(Direction::Original, OUT_MARK));
-    if lets_in {
-        rules.push(established(Direction::Reply, IN_MARK));
-    }
-    rules.push(jump(ICMP_OUT));
     if let Dns::Servers(nameservers) = dns {
         rules.extend(to_nameservers(None, OUT_MARK));
         rules.extend(to_unknown_nameservers(
@@ -249,52 +242,56 @@ fn output(dns: Dns<'_>, lets_in: bool) -> Vec<Rule> {
         rules.push(original_to(DNS));
     }
     rules.push(original_to(REQUESTS));
+    if lets_in {
+        rules.push(of_flow(Direction::Reply, IN_MARK));
+    }
     rules.extend(answers_to_inbound());
+    rules.push(jump(ICMP_OUT));
     rules.push(Rule(vec![Term::Goto(REFUSE)]));
     rules
 }
 
-/// What starts flows to what is allowed, and takes over those that an earlier policy started. What
-/// looks like an answer starts none, and does not come here: the other way of such a flow leads to
-/// anywhere.
+/// The flows that were let out go on; then what starts flows to what is allowed, and takes over
+/// those that an earlier policy started. What looks like an answer starts none, and does not come
+/// here: the other way of such a flow leads to anywhere.
 fn requests(dns: Dns<'_>) -> Vec<Rule> {
+    let let_out = [Term::Mark(OUT_MARK), Term::Accept];
     let mut rules = Vec::new();
     if let Dns::Proxy(_) = dns {
+        // What a name opened ends: without an answer a flow does not outlive it.
+        rules.push(Rule([&[Term::Established][..], &let_out].concat()));
         // Before what is denied: the elements of names are less what `!network` refuses, and
         // `!name` is not about them.
         rules.extend(services(NAMES, End::Destination, LET_OUT));
         rules.extend(past_requests());
+    } else {
+        rules.push(Rule(let_out.into()));
     }
     rules.extend(denied(End::Destination, &Term::Goto(REFUSE)));
     rules.extend(services(ALLOWED, End::Destination, LET_OUT));
     rules
 }
 
-fn input(dns: Dns<'_>, lets_in: bool) -> Vec<Rule> {
+fn input(lets_in: bool) -> Vec<Rule> {
     let mut rules = vec![
         Rule(vec![Term::CameByLoopback, Term::Accept]),
-        established(Direction::Reply, OUT_MARK),
+        Rule(vec![Term::Direction(Direction::Reply), Term::Jump(REPLIES)]),
     ];
     if lets_in {
-        rules.push(established(Direction::Original, IN_MARK));
+        rules.push(of_flow(Direction::Original, IN_MARK));
     }
-    if let Dns::Proxy(_) = dns {
-        rules.push(established(Direction::Reply, RESOLVER_MARK));
-    }
-    rules.push(jump(ICMP_IN));
-    rules.push(Rule(vec![
-        Term::Direction(Direction::Reply),
-        Term::Jump(REPLIES),
-    ]));
     rules.extend(let_in());
+    rules.push(jump(ICMP_IN));
     rules.push(Rule(vec![Term::Counter]));
     rules
 }
 
-/// The way in of the flows that [`requests`] takes over: it may be only the other side that talks.
+/// The answers to what was let out; then the way in of the flows that [`requests`] takes over: it
+/// may be only the other side that talks.
 fn replies(dns: Dns<'_>) -> Vec<Rule> {
-    let mut rules = Vec::new();
+    let mut rules = vec![Rule(vec![Term::Mark(OUT_MARK), Term::Accept])];
     if let Dns::Proxy(_) = dns {
+        rules.push(Rule(vec![Term::Mark(RESOLVER_MARK), Term::Accept]));
         rules.extend(services(NAMES, End::Source, GO_ON));
         rules.extend(past_replies());
     }
@@ -399,36 +396,33 @@ fn close_dns() -> Vec<Rule> {
     rules
 }
 
-/// A flow that was let out goes on the way that it went, and one that was let in is answered.
-/// Never the other way round: IPv6 lets a command take any source (`IPV6_FREEBIND`), so that it
-/// could ask an allowed host in the name of a stranger, and answer the stranger in the host's.
-fn established(direction: Direction, mark: u32) -> Rule {
+/// A flow that was let out goes on the way that it went, and one that was let in is answered, and
+/// so do the ICMP errors about either, which conntrack counts to it. Never the other way round:
+/// IPv6 lets a command take any source (`IPV6_FREEBIND`), so that it could ask an allowed host in
+/// the name of a stranger, and answer the stranger in the host's.
+fn of_flow(direction: Direction, mark: u32) -> Rule {
     Rule(vec![
-        Term::Established,
-        Term::Mark(mark),
         Term::Direction(direction),
+        Term::Mark(mark),
         Term::Accept,
     ])
 }
 
-/// Router advertisements, neighbour solicitations and advertisements (RFC 4861 section 4).
-const ND_IN: Term = Term::Icmpv6Type {
-    first: 134,
-    last: 136,
-};
-/// Multicast listener queries (RFC 3810 section 5).
-const MLD_IN: Term = Term::Icmpv6Type {
-    first: 130,
-    last: 130,
-};
-/// Errors (RFC 4443 section 3).
-const ERRORS6: Term = Term::Icmpv6Type { first: 1, last: 4 };
+/// Router solicitations, neighbour solicitations and advertisements (RFC 4861 section 4). Two
+/// comparisons are cheaper than a set, to make and to ask.
+const ND_OUT: &[Term] = &[Term::Icmpv6Type(133, 136), Term::NoIcmpv6Type(134, 134)];
+/// Multicast listener reports of both versions, and "done" (RFC 3810 section 5, RFC 2710).
+const MLD_OUT: &[Term] = &[Term::Icmpv6Type(131, 143), Term::NoIcmpv6Type(133, 142)];
+/// Router advertisements, neighbour solicitations and advertisements.
+const ND_IN: &[Term] = &[Term::Icmpv6Type(134, 136)];
+/// Multicast listener queries.
+const MLD_IN: &[Term] = &[Term::Icmpv6Type(130, 130)];
 
 /// Hop limits 255 (RFC 4861 section 7) and 1 (RFC 3810 section 5) keep them on the link. What they
 /// can tell a neighbour is kept small: of discovery, an address a packet, by a rate of packets; of
 /// multicast listener reports, which list as many addresses as whoever asks for them likes, by a
 /// rate of octets.
-fn neighbour_discovery(nd: Term, mld: Term) -> Vec<Rule> {
+fn neighbour_discovery(nd: &[Term], mld: &[Term]) -> Vec<Rule> {
     let discovery = Term::Limit {
         of: Unit::Packets,
         rate: 20,
@@ -442,17 +436,10 @@ fn neighbour_discovery(nd: Term, mld: Term) -> Vec<Rule> {
     };
     [(nd, 255, discovery), (mld, 1, reports)]
         .map(|(types, hop_limit, limit)| {
-            Rule(vec![types, Term::HopLimit(hop_limit), limit, Term::Accept])
+            let rest = [Term::HopLimit(hop_limit), limit, Term::Accept];
+            Rule([types, &rest].concat())
         })
         .into()
-}
-
-/// Path-MTU discovery and unreachable destinations, for flows whatever their mark.
-fn icmp_errors() -> Vec<Rule> {
-    vec![
-        Rule(vec![Term::IcmpTypeIn(Family::V4, ERRORS4), Term::Accept]),
-        Rule(vec![ERRORS6, Term::Accept]),
-    ]
 }
 
 /// To a nameserver on loopback, and to those of the sets.
@@ -740,15 +727,12 @@ fn original_to(chain: &'static str) -> Rule {
 /// What the lock and every policy have in common. The policy is put in the place of the lock by a
 /// transaction that costs what is in it, and these stay as they are.
 fn common_chains() -> Vec<Chain> {
-    let [nd_out, mld_out] = [ND_OUT, MLD_OUT].map(|set| Term::IcmpTypeIn(Family::V6, set));
-    let mut icmp_in = neighbour_discovery(ND_IN, MLD_IN);
-    icmp_in.extend(icmp_errors());
     vec![
         chain(REFUSE, refuse()),
         chain(HIDDEN, refuse_hidden_destinations()),
         chain(DNS, close_dns()),
-        chain(ICMP_OUT, neighbour_discovery(nd_out, mld_out)),
-        chain(ICMP_IN, icmp_in),
+        chain(ICMP_OUT, neighbour_discovery(ND_OUT, MLD_OUT)),
+        chain(ICMP_IN, neighbour_discovery(ND_IN, MLD_IN)),
     ]
 }
 

@@ -143,6 +143,15 @@ pub enum Expr {
         /// The value, in memory order.
         value: Octets,
     },
+    /// Go on if the register is less than the first or more than the last (`NFT_RANGE_NEQ`).
+    OutOfRange {
+        /// Which register.
+        register: Register,
+        /// The least, in memory order.
+        first: Octets,
+        /// The greatest.
+        last: Octets,
+    },
     /// Go on if the key that starts at the register is in the set.
     Lookup {
         /// Which register.
@@ -201,6 +210,7 @@ pub enum Expr {
 }
 
 const IPV6_ROUTING_HEADER: u8 = 43;
+const IPPROTO_ICMPV6: u8 = 58;
 const NF_DROP: i32 = 0;
 const NF_ACCEPT: i32 = 1;
 const NFT_JUMP: i32 = -3;
@@ -290,17 +300,25 @@ impl Lowering {
             } => {
                 self.service_in(family, address, port, set);
             }
-            Term::IcmpTypeIn(family, set) => {
-                self.icmp_type(family);
-                self.lookup(set);
-            }
-            Term::Icmpv6Type { first, last } => {
-                self.icmp_type(Family::V6);
+            Term::Icmpv6Type(first, last) => {
+                self.icmpv6_type();
                 if first == last {
                     self.compare(Comparison::Eq, [first]);
                 } else {
                     self.compare(Comparison::Gte, [first]);
                     self.compare(Comparison::Lte, [last]);
+                }
+            }
+            Term::NoIcmpv6Type(first, last) => {
+                self.icmpv6_type();
+                if first == last {
+                    self.compare(Comparison::Neq, [first]);
+                } else {
+                    self.exprs.push(Expr::OutOfRange {
+                        register: REG_1,
+                        first: [first].into(),
+                        last: [last].into(),
+                    });
                 }
             }
             Term::HopLimit(limit) => {
@@ -335,12 +353,9 @@ impl Lowering {
         }
     }
 
-    fn icmp_type(&mut self, family: Family) {
-        self.need_family(family);
-        self.need_protocol(match family {
-            Family::V4 => 1,
-            Family::V6 => 58,
-        });
+    fn icmpv6_type(&mut self) {
+        self.need_family(Family::V6);
+        self.need_protocol(IPPROTO_ICMPV6);
         self.payload(Base::Transport, 0, 1, REG_1);
     }
 

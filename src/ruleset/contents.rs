@@ -28,9 +28,6 @@ pub(super) const NAMESERVERS4: &str = "nameservers4";
 pub(super) const NAMESERVERS6: &str = "nameservers6";
 pub(super) const LOCAL_SERVERS4: &str = "local_servers4";
 pub(super) const LOCAL_SERVERS6: &str = "local_servers6";
-pub(super) const ND_OUT: &str = "nd_out";
-pub(super) const MLD_OUT: &str = "mld_out";
-pub(super) const ERRORS4: &str = "icmp_errors4";
 
 /// Single services and ranges, each family.
 pub(super) type ServiceSets = [(Family, &'static str); 4];
@@ -63,23 +60,6 @@ pub(super) const NAMESERVERS: [(Family, &str); 2] =
 
 pub(super) const LOCAL_SERVERS: [(Family, &str); 2] =
     [(Family::V4, LOCAL_SERVERS4), (Family::V6, LOCAL_SERVERS6)];
-
-/// The ICMP types that are let through and are more than one range.
-pub(super) fn icmp_sets() -> Vec<Set> {
-    // RFC 792; RFC 4861 and 3810 for ICMPv6.
-    let types: [(&'static str, Family, &[u8]); 3] = [
-        (ND_OUT, Family::V6, &[133, 135, 136]),
-        (MLD_OUT, Family::V6, &[131, 132, 143]),
-        (ERRORS4, Family::V4, &[3, 11, 12]),
-    ];
-    types
-        .map(|(name, family, types)| Set {
-            name,
-            key: Key::IcmpType(family),
-            elements: Elements::IcmpTypes(types.to_vec()),
-        })
-        .into()
-}
 
 /// Single addresses with single ports go to hash tables, which grow without growing slower;
 /// networks and port ranges need interval sets.

@@ -34,8 +34,6 @@ pub enum Key {
     Service(Family),
     /// The same with networks and port ranges: concatenated intervals (kernel 5.6).
     ServiceRange(Family),
-    /// An ICMP or `ICMPv6` type.
-    IcmpType(Family),
 }
 
 /// Data types by the number that nft gives them (nftables `include/datatype.h`); a
@@ -45,8 +43,6 @@ mod datatype {
     pub const IPV6_ADDR: u32 = 8;
     pub const INET_PROTO: u32 = 12;
     pub const INET_SERVICE: u32 = 13;
-    pub const ICMP_TYPE: u32 = 14;
-    pub const ICMPV6_TYPE: u32 = 29;
 
     pub const fn concat(parts: [u32; 3]) -> u32 {
         (parts[0] << 12) | (parts[1] << 6) | parts[2]
@@ -57,9 +53,7 @@ impl Key {
     /// The number under which nft knows the type, so that `nft list` can print the elements.
     #[must_use]
     pub fn datatype(self) -> u32 {
-        use datatype::{
-            ICMP_TYPE, ICMPV6_TYPE, INET_PROTO, INET_SERVICE, IPV4_ADDR, IPV6_ADDR, concat,
-        };
+        use datatype::{INET_PROTO, INET_SERVICE, IPV4_ADDR, IPV6_ADDR, concat};
         match self {
             Self::Service(Family::V4) | Self::ServiceRange(Family::V4) => {
                 concat([IPV4_ADDR, INET_PROTO, INET_SERVICE])
@@ -67,8 +61,6 @@ impl Key {
             Self::Service(Family::V6) | Self::ServiceRange(Family::V6) => {
                 concat([IPV6_ADDR, INET_PROTO, INET_SERVICE])
             }
-            Self::IcmpType(Family::V4) => ICMP_TYPE,
-            Self::IcmpType(Family::V6) => ICMPV6_TYPE,
         }
     }
 
@@ -78,7 +70,6 @@ impl Key {
         match self {
             Self::Service(Family::V4) | Self::ServiceRange(Family::V4) => &[4, 1, 2],
             Self::Service(Family::V6) | Self::ServiceRange(Family::V6) => &[16, 1, 2],
-            Self::IcmpType(_) => &[1],
         }
     }
 
@@ -88,14 +79,13 @@ impl Key {
         match self {
             Self::Service(Family::V4) | Self::ServiceRange(Family::V4) => 12,
             Self::Service(Family::V6) | Self::ServiceRange(Family::V6) => 24,
-            Self::IcmpType(_) => 1,
         }
     }
 
     /// The IP version of what it is about.
     #[must_use]
     pub fn family(self) -> Family {
-        let (Self::Service(family) | Self::ServiceRange(family) | Self::IcmpType(family)) = self;
+        let (Self::Service(family) | Self::ServiceRange(family)) = self;
         family
     }
 
@@ -129,8 +119,6 @@ impl Key {
             Self::Service(Family::V6) | Self::ServiceRange(Family::V6) => {
                 "ipv6_addr . inet_proto . inet_service"
             }
-            Self::IcmpType(Family::V4) => "icmp_type",
-            Self::IcmpType(Family::V6) => "icmpv6_type",
         }
     }
 }
@@ -266,8 +254,6 @@ pub enum Elements {
     Services(Vec<Element>),
     /// The same, each for a time.
     Timed(Vec<Timed>),
-    /// For the ICMP types: sorted.
-    IcmpTypes(Vec<u8>),
 }
 
 impl Elements {
@@ -277,7 +263,6 @@ impl Elements {
         match self {
             Self::Services(elements) => elements.len(),
             Self::Timed(elements) => elements.len(),
-            Self::IcmpTypes(types) => types.len(),
         }
     }
 
@@ -308,10 +293,9 @@ impl Set {
 
     /// The elements as the kernel takes and returns them.
     pub fn raw_elements(&self) -> impl Iterator<Item = RawElement> + '_ {
-        let (services, timed, types): (&[Element], &[Timed], &[u8]) = match &self.elements {
-            Elements::Services(elements) => (elements, &[], &[]),
-            Elements::Timed(elements) => (&[], elements, &[]),
-            Elements::IcmpTypes(types) => (&[], &[], types),
+        let (services, timed): (&[Element], &[Timed]) = match &self.elements {
+            Elements::Services(elements) => (elements, &[]),
+            Elements::Timed(elements) => (&[], elements),
         };
         let key = self.key;
         services
@@ -322,11 +306,6 @@ impl Set {
                     .iter()
                     .map(move |timed| key.raw(&timed.element, Some(timed.life))),
             )
-            .chain(types.iter().map(|&number| RawElement {
-                key: [number].into(),
-                end: None,
-                life: None,
-            }))
     }
 
     pub(super) fn write_text(&self, f: &mut fmt::Formatter<'_>, elements: bool) -> fmt::Result {
@@ -349,10 +328,6 @@ impl Set {
                         let Timed { element, life } = timed;
                         write!(f, "{element} timeout {}", Life(*life))
                     })?;
-                }
-                Elements::IcmpTypes(types) => {
-                    let family = self.key.family();
-                    separated(f, types, |f, number| write_icmp_type(f, family, *number))?;
                 }
             }
             writeln!(f, " }}")?;
@@ -390,44 +365,4 @@ fn separated<T>(
         write(f, item)?;
     }
     Ok(())
-}
-
-/// The ICMP types that the ruleset speaks of, by nft's names (`nft describe icmp_type`).
-const ICMP: [(u8, &str); 3] = [
-    (3, "destination-unreachable"),
-    (11, "time-exceeded"),
-    (12, "parameter-problem"),
-];
-
-/// The same of `ICMPv6`.
-const ICMPV6: [(u8, &str); 12] = [
-    (1, "destination-unreachable"),
-    (2, "packet-too-big"),
-    (3, "time-exceeded"),
-    (4, "parameter-problem"),
-    (130, "mld-listener-query"),
-    (131, "mld-listener-report"),
-    (132, "mld-listener-done"),
-    (133, "nd-router-solicit"),
-    (134, "nd-router-advert"),
-    (135, "nd-neighbor-solicit"),
-    (136, "nd-neighbor-advert"),
-    (143, "mld2-listener-report"),
-];
-
-/// An ICMP or `ICMPv6` type by nft's name.
-pub(super) fn write_icmp_type(
-    f: &mut fmt::Formatter<'_>,
-    family: Family,
-    number: u8,
-) -> fmt::Result {
-    let names: &[_] = match family {
-        Family::V4 => &ICMP,
-        Family::V6 => &ICMPV6,
-    };
-    match names.iter().find(|(known, _)| *known == number) {
-        Some((_, name)) => f.write_str(name),
-        // nft takes the number as well.
-        None => write!(f, "{number}"),
-    }
 }

@@ -2,10 +2,7 @@
 //!
 //! [`super::bytecode`] has the same vocabulary as the kernel runs it.
 
-use super::{
-    build::KINDS,
-    set::{Family, write_icmp_type},
-};
+use super::{build::KINDS, set::Family};
 use crate::service::Protocol;
 use std::{fmt, net::IpAddr};
 
@@ -105,15 +102,10 @@ pub enum Term {
         /// The set's name.
         set: &'static str,
     },
-    /// The ICMP type is in the set.
-    IcmpTypeIn(Family, &'static str),
-    /// The `ICMPv6` type is one of these, which is cheaper to ask than a set.
-    Icmpv6Type {
-        /// The least.
-        first: u8,
-        /// The greatest.
-        last: u8,
-    },
+    /// The `ICMPv6` type is between these, both included.
+    Icmpv6Type(u8, u8),
+    /// It is not.
+    NoIcmpv6Type(u8, u8),
     /// The IPv6 hop limit.
     HopLimit(u8),
     /// At most so much a second, with a burst.
@@ -155,7 +147,7 @@ impl Term {
     #[must_use]
     pub fn set(&self) -> Option<&'static str> {
         match self {
-            Self::ServiceIn { set, .. } | Self::IcmpTypeIn(_, set) => Some(set),
+            Self::ServiceIn { set, .. } => Some(set),
             _ => None,
         }
     }
@@ -198,13 +190,12 @@ impl fmt::Display for Term {
                     "{ip} {address}addr . meta l4proto . th {port}port @{set}"
                 )
             }
-            Self::IcmpTypeIn(Family::V4, set) => write!(f, "icmp type @{set}"),
-            Self::IcmpTypeIn(Family::V6, set) => write!(f, "icmpv6 type @{set}"),
-            Self::Icmpv6Type { first, last } if first == last => {
-                f.write_str("icmpv6 type ")?;
-                write_icmp_type(f, Family::V6, *first)
+            Self::Icmpv6Type(first, last) => {
+                write!(f, "icmpv6 type {}", Icmpv6Types(*first, *last))
             }
-            Self::Icmpv6Type { first, last } => write!(f, "icmpv6 type {first}-{last}"),
+            Self::NoIcmpv6Type(first, last) => {
+                write!(f, "icmpv6 type != {}", Icmpv6Types(*first, *last))
+            }
             Self::HopLimit(limit) => write!(f, "ip6 hoplimit {limit}"),
             Self::Limit {
                 of: Unit::Packets,
@@ -235,6 +226,20 @@ impl fmt::Display for Term {
             Self::Reject(Reject::PolicyFail) => f.write_str("reject with icmpv6 policy-fail"),
             Self::Goto(chain) => write!(f, "goto {chain}"),
             Self::Jump(chain) => write!(f, "jump {chain}"),
+        }
+    }
+}
+
+/// One type by nft's name, which it prints (`nft describe icmpv6_type`), or a range of numbers.
+struct Icmpv6Types(u8, u8);
+
+impl fmt::Display for Icmpv6Types {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self(130, 130) => f.write_str("mld-listener-query"),
+            Self(134, 134) => f.write_str("nd-router-advert"),
+            Self(first, last) if first == last => write!(f, "{first}"),
+            Self(first, last) => write!(f, "{first}-{last}"),
         }
     }
 }

@@ -44,6 +44,10 @@ const NFTA_BITWISE_XOR: u16 = 5;
 const NFTA_CMP_SREG: u16 = 1;
 const NFTA_CMP_OP: u16 = 2;
 const NFTA_CMP_DATA: u16 = 3;
+const NFTA_RANGE_SREG: u16 = 1;
+const NFTA_RANGE_OP: u16 = 2;
+const NFTA_RANGE_FROM_DATA: u16 = 3;
+const NFTA_RANGE_TO_DATA: u16 = 4;
 const NFTA_LOOKUP_SET: u16 = 1;
 const NFTA_LOOKUP_SREG: u16 = 2;
 const NFTA_LOOKUP_FLAGS: u16 = 5;
@@ -63,6 +67,7 @@ const NFTA_COUNTER_PACKETS: u16 = 2;
 const NFTA_REJECT_TYPE: u16 = 1;
 const NFTA_REJECT_ICMP_CODE: u16 = 2;
 
+const NFT_RANGE_NEQ: u32 = 1;
 const NFT_EXTHDR_F_PRESENT: u32 = 1;
 const NFT_EXTHDR_OP_IPV6: u32 = 0;
 const NFT_CT_MARK: u32 = libc::NFT_CT_MARK.cast_unsigned();
@@ -85,6 +90,7 @@ fn name(expr: &Expr) -> &'static str {
         Expr::HasExtensionHeader { .. } => "exthdr",
         Expr::Mask { .. } => "bitwise",
         Expr::Compare { .. } => "cmp",
+        Expr::OutOfRange { .. } => "range",
         Expr::Lookup { .. } => "lookup",
         Expr::Immediate { .. } | Expr::Verdict { .. } => "immediate",
         Expr::Limit { .. } => "limit",
@@ -142,6 +148,15 @@ fn write_data(data: &mut Writer, expr: &Expr) {
             .u32(NFTA_CMP_SREG, register)
             .u32(NFTA_CMP_OP, comparison)
             .nest(NFTA_CMP_DATA, |data| write_value(data, value)),
+        Expr::OutOfRange {
+            register,
+            first,
+            last,
+        } => data
+            .u32(NFTA_RANGE_SREG, register)
+            .u32(NFTA_RANGE_OP, NFT_RANGE_NEQ)
+            .nest(NFTA_RANGE_FROM_DATA, |data| write_value(data, first))
+            .nest(NFTA_RANGE_TO_DATA, |data| write_value(data, last)),
         Expr::Lookup { register, ref set } => data
             .u32(NFTA_LOOKUP_SREG, register)
             .text(NFTA_LOOKUP_SET, set),
@@ -232,6 +247,11 @@ pub(super) fn read(expr: &Attributes<'_>) -> Option<Expr> {
             register: data.u32(NFTA_CMP_SREG)?,
             comparison: data.u32(NFTA_CMP_OP)?,
             value: value_of(NFTA_CMP_DATA)?,
+        },
+        b"range" if data.u32(NFTA_RANGE_OP)? == NFT_RANGE_NEQ => Expr::OutOfRange {
+            register: data.u32(NFTA_RANGE_SREG)?,
+            first: value_of(NFTA_RANGE_FROM_DATA)?,
+            last: value_of(NFTA_RANGE_TO_DATA)?,
         },
         b"lookup" if data.u32(NFTA_LOOKUP_FLAGS).unwrap_or_default() == 0 => Expr::Lookup {
             register: data.u32(NFTA_LOOKUP_SREG)?,

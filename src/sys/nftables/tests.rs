@@ -91,8 +91,7 @@ fn sets() -> Vec<Set> {
         let services = services
             .into_iter()
             .flat_map(|key| of_services.clone().map(|elements| (key, elements)));
-        let types = (Key::IcmpType(family), Elements::IcmpTypes(Vec::new()));
-        sets.extend(services.chain([types]).map(|(key, elements)| Set {
+        sets.extend(services.map(|(key, elements)| Set {
             name: "a_set",
             key,
             elements,
