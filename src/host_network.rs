@@ -97,11 +97,11 @@ impl fmt::Display for Proof {
 }
 
 /// Whether the network namespace of the calling thread is a host's; if not, what it saw of the
-/// links. Within a tokio runtime.
-pub async fn check() -> Result<Links, HostNetwork> {
+/// links.
+pub fn check() -> Result<Links, HostNetwork> {
     judge(&Facts::gather())?;
     // What cannot be listed has no say; a kernel without netlink ends the start soon enough.
-    let mut links = links::list().await.unwrap_or_default();
+    let mut links = links::list().unwrap_or_default();
     match links.bridges.pop() {
         Some(bridge) => Err(HostNetwork::Bridge(bridge)),
         None => Ok(links),

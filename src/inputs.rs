@@ -11,15 +11,18 @@ use crate::{
         nameservers::{RESOLV_CONF, ResolvConf, Upstreams},
     },
 };
-use sha2::{Digest as _, Sha256};
-use std::{io, path::Path};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
+    path::Path,
+};
 use tracing::{info, warn};
 
 /// The longest list that is read, in octets: a million entries.
 const LIST_LIMIT: u64 = 64 * 1024 * 1024;
 
-/// What tells the text of all lists from another: its SHA-256.
-pub type Digest = [u8; 32];
+/// What tells the text of all lists from another, within a process.
+pub type Digest = u64;
 
 /// The entries of every list that was named, or of the default, and what tells them from others.
 /// Only a resolver of our own can let wildcards in.
@@ -32,12 +35,11 @@ pub fn allowlist(lists: &Lists, dns: Dns) -> Result<(Allowlist, Digest), Error> 
         wildcards: dns == Dns::Proxy,
     };
     let list = allowlist::parse(&sources, accept)?;
-    let mut hash = Sha256::new();
+    let mut hash = DefaultHasher::new();
     for source in &sources {
-        hash.update(source.text.len().to_be_bytes());
-        hash.update(&source.text);
+        source.text.hash(&mut hash);
     }
-    Ok((list, hash.finalize().into()))
+    Ok((list, hash.finish()))
 }
 
 /// The same lists for every later reading: where there is a default list it is not optional any

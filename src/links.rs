@@ -3,27 +3,19 @@
 //! The rules do not depend on any of it (I6); it makes loopback work where nobody brought it up,
 //! and makes a failed resolution explain itself.
 
-use futures_util::TryStreamExt;
-use rtnetlink::{
-    Handle, LinkUnspec, RouteMessageBuilder, new_connection,
-    packet_route::{
-        AddressFamily,
-        link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
-        route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
-    },
+use crate::sys::{
+    netlink::{Conversation, Failure, Socket},
+    rtnetlink::{self, Link, Route},
 };
-use std::{
-    io,
-    net::{Ipv4Addr, Ipv6Addr},
-    time::Duration,
-};
+use nix::sys::socket::SockProtocol;
+use std::{io, net::IpAddr, time::Duration};
 use thiserror::Error;
 
 /// The index of the loopback interface in every network namespace.
 const LOOPBACK: u32 = 1;
 
-/// How long the kernel may take for one request, which it answers at once. An answer that was lost
-/// for want of memory (netlink(7), `ENOBUFS`) never comes.
+/// How long the kernel may take for one request, which it answers at once. An answer may be lost
+/// for want of memory (netlink(7), `ENOBUFS`), and then never comes.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// A failure to read or to change the links.
@@ -40,10 +32,17 @@ pub enum LinksError {
     NoAnswer,
     /// The request failed.
     #[error("could not {0}")]
-    Request(&'static str, #[source] Box<rtnetlink::Error>),
+    Request(&'static str, #[source] Failure),
 }
 
 impl LinksError {
+    fn of(what: &'static str, failure: Failure) -> Self {
+        match failure {
+            Failure::Receive(error) if error.kind() == io::ErrorKind::WouldBlock => Self::NoAnswer,
+            failure => Self::Request(what, failure),
+        }
+    }
+
     /// What the user can do about it.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
@@ -77,104 +76,62 @@ pub struct Links {
 }
 
 /// Lists the links.
-pub async fn list() -> Result<Links, LinksError> {
-    with_handle(async |handle| {
-        let failed = |error| LinksError::Request("read the links", Box::new(error));
-        // Nobody asks how many packets each has seen, which is most of what there is to say.
-        let request = handle.link().get();
-        let mut links = request
-            .set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats])
-            .execute();
-        let mut found = Links::default();
-        while let Some(link) = links.try_next().await.map_err(failed)? {
-            found.loopback_is_up |= link.header.index == LOOPBACK && is_up(&link);
-            found.bridges.extend(bridge_name(&link));
+pub fn list() -> Result<Links, LinksError> {
+    let mut found = Links::default();
+    for link in read()? {
+        found.loopback_is_up |= link.index == LOOPBACK && link.is_up;
+        if link.kind.as_deref() == Some("bridge") {
+            found.bridges.push(link.name);
         }
-        Ok(found)
-    })
-    .await
-}
-
-/// Brings loopback up where it is down: local services are part of what may flow, and the kernel
-/// delivers the answers of a rejecting rule through it.
-pub async fn bring_loopback_up() -> Result<(), LinksError> {
-    with_handle(async |handle| {
-        let failed = |error| LinksError::Request("read the loopback interface", Box::new(error));
-        let mut links = handle.link().get().match_index(LOOPBACK).execute();
-        let Some(link) = links.try_next().await.map_err(failed)? else {
-            return Ok(());
-        };
-        if is_up(&link) {
-            return Ok(());
-        }
-        let up = LinkUnspec::new_with_index(LOOPBACK).up().build();
-        let failed =
-            |error| LinksError::Request("bring the loopback interface up", Box::new(error));
-        handle.link().set(up).execute().await.map_err(failed)
-    })
-    .await
-}
-
-/// Says what the namespace is connected to.
-pub async fn connectivity() -> Result<Connectivity, LinksError> {
-    with_handle(async |handle| {
-        let ipv4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let ipv6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-        Ok(Connectivity {
-            ipv4: routed(handle, ipv4).await?,
-            ipv6: routed(handle, ipv6).await?,
-        })
-    })
-    .await
-}
-
-fn is_up(link: &LinkMessage) -> bool {
-    link.header.flags.contains(LinkFlags::Up)
-}
-
-/// The name of the link if it is a bridge.
-fn bridge_name(link: &LinkMessage) -> Option<String> {
-    let is_bridge = link.attributes.iter().any(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Bridge)),
-        _ => false,
-    });
-    let name = link
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name.clone()),
-            _ => None,
-        });
-    name.filter(|_| is_bridge)
-}
-
-async fn with_handle<T>(
-    job: impl AsyncFnOnce(&Handle) -> Result<T, LinksError>,
-) -> Result<T, LinksError> {
-    let (connection, handle, _) = new_connection().map_err(LinksError::Open)?;
-    let connection = tokio::spawn(connection);
-    let result = tokio::time::timeout(DEADLINE, job(&handle)).await;
-    connection.abort();
-    result.unwrap_or(Err(LinksError::NoAnswer))
-}
-
-async fn routed(handle: &Handle, family: RouteMessage) -> Result<bool, LinksError> {
-    let failed = |error| LinksError::Request("read the routes", Box::new(error));
-    let mut routes = handle.route().get(family).execute();
-    let mut found = false;
-    while let Some(route) = routes.try_next().await.map_err(failed)? {
-        found |= route.header.kind == RouteType::Unicast && !route.attributes.iter().any(stays);
     }
     Ok(found)
 }
 
-/// Whether an attribute says that a route goes no further than this host or this link.
-fn stays(attribute: &RouteAttribute) -> bool {
-    match attribute {
-        RouteAttribute::Oif(index) => *index == LOOPBACK,
-        RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
-            address.is_unicast_link_local()
-        }
-        _ => false,
+fn read() -> Result<Vec<Link>, LinksError> {
+    let links = kernel()?.ask(&rtnetlink::dump_links(), rtnetlink::parse_link);
+    links.map_err(|failure| LinksError::of("read the links", failure))
+}
+
+/// Brings loopback up: local services are part of what may flow, and the kernel delivers the
+/// answers of a rejecting rule through it.
+pub fn bring_loopback_up() -> Result<(), LinksError> {
+    if read()?
+        .iter()
+        .all(|link| link.index != LOOPBACK || link.is_up)
+    {
+        return Ok(());
     }
+    let changed = kernel()?.change(&rtnetlink::bring_up(LOOPBACK));
+    changed.map_err(|failure| LinksError::of("bring the loopback interface up", failure))
+}
+
+/// Says what the namespace is connected to.
+pub fn connectivity() -> Result<Connectivity, LinksError> {
+    let mut kernel = kernel()?;
+    Ok(Connectivity {
+        ipv4: is_routed(&mut kernel, libc::AF_INET)?,
+        ipv6: is_routed(&mut kernel, libc::AF_INET6)?,
+    })
+}
+
+fn kernel() -> Result<Conversation, LinksError> {
+    let socket = Socket::open(SockProtocol::NetlinkRoute, DEADLINE);
+    Ok(Conversation::new(socket.map_err(LinksError::Open)?))
+}
+
+fn is_routed(kernel: &mut Conversation, family: libc::c_int) -> Result<bool, LinksError> {
+    let routes = kernel.ask(&rtnetlink::dump_routes(family), rtnetlink::parse_route);
+    let routes = routes.map_err(|failure| LinksError::of("read the routes", failure))?;
+    Ok(routes.iter().any(|route| !stays(route)))
+}
+
+/// Whether a route goes no further than this host or this link, or nowhere.
+fn stays(route: &Route) -> bool {
+    let is_link_local = |address: &IpAddr| match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    route.kind != libc::RTN_UNICAST
+        || route.output == Some(LOOPBACK)
+        || route.destination.as_ref().is_some_and(is_link_local)
 }

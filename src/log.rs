@@ -7,7 +7,7 @@ use crate::container;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 use std::{
-    fmt,
+    fmt::{self, Write as _},
     io::{self, Write},
     os::fd::AsFd,
     sync::atomic::{AtomicBool, Ordering},
@@ -16,14 +16,10 @@ use std::{
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
+    level_filters::LevelFilter,
+    span,
 };
-use tracing_subscriber::{
-    filter::Targets,
-    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
-    layer::SubscriberExt,
-    registry::LookupSpan,
-    util::SubscriberInitExt,
-};
+use tracing_subscriber::filter::Targets;
 
 /// A correlation id is a name; what is longer is cut.
 const CORRELATION_ID_LIMIT: usize = 128;
@@ -71,20 +67,78 @@ pub fn parse_filter(filter: &str) -> Result<Targets, String> {
 /// Starts logging. Once per process; a second call has no effect. `correlation_id` is what
 /// `EGRESS_INIT_CORRELATION_ID` says, if it says anything; else it is the container's id.
 pub fn start(format: Format, filter: Targets, correlation_id: Option<String>) {
-    let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(|| Output);
-    // Fails only where logging has started already.
-    let _ = match format {
-        Format::Text => registry.with(layer.event_format(Line)).try_init(),
-        Format::Json => {
-            let object = Object {
-                correlation_id: correlation_id
-                    .map(|id| id.chars().take(CORRELATION_ID_LIMIT).collect())
-                    .or_else(container::id),
-            };
-            registry.with(layer.event_format(object)).try_init()
-        }
+    let form = match format {
+        Format::Text => Form::Line,
+        Format::Json => Form::Object {
+            correlation_id: correlation_id
+                .map(|id| id.chars().take(CORRELATION_ID_LIMIT).collect())
+                .or_else(container::id),
+        },
     };
+    let log = Log {
+        filter,
+        form,
+        // Nobody may be listening, which changes nothing.
+        write: |line: &str| drop(Output.write_all(line.as_bytes())),
+    };
+    // Fails only where logging has started already.
+    let _ = tracing::subscriber::set_global_default(log);
+}
+
+/// What becomes of events. Nothing here has spans, and to be ready for those of others costs a
+/// start more than its one line does.
+struct Log<W> {
+    filter: Targets,
+    form: Form,
+    write: W,
+}
+
+/// How an event is written.
+enum Form {
+    /// `egress-init: message`, with the level where it is not the usual one.
+    Line,
+    /// An object: `timestamp`, `level`, `message`, `correlation_id` where there is one, then the
+    /// event's fields.
+    Object { correlation_id: Option<String> },
+}
+
+impl<W: Fn(&str) + Send + Sync + 'static> Subscriber for Log<W> {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event()
+            && self
+                .filter
+                .would_enable(metadata.target(), metadata.level())
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        let levels = self.filter.iter().map(|(_, level)| level);
+        levels.chain(self.filter.default_level()).max()
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let fields = Fields::of(event);
+        let mut line = String::with_capacity(fields.message.len() + 64);
+        // Writing to a String cannot fail.
+        let _ = match &self.form {
+            Form::Line => write_line(&mut line, event.metadata(), &fields.message),
+            Form::Object { correlation_id } => write_object(
+                &mut line,
+                event.metadata(),
+                fields,
+                correlation_id.as_deref(),
+            ),
+        };
+        (self.write)(&line);
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
 }
 
 /// From now on a line that cannot be written soon is lost. For a process that others depend on:
@@ -139,32 +193,18 @@ impl Write for Output {
     }
 }
 
-/// `egress-init: message`, with the level where it is not the usual one.
-struct Line;
-
-impl<S, N> FormatEvent<S, N> for Line
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        _: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let Fields { message, .. } = Fields::of(event);
-        write!(writer, "egress-init: {}", level_word(event.metadata()))?;
-        for character in message.chars() {
-            // A list or a record may hold what a terminal would obey.
-            if character.is_control() {
-                write!(writer, "{}", character.escape_default())?;
-            } else {
-                writer.write_char(character)?;
-            }
+fn write_line(line: &mut String, metadata: &Metadata<'_>, message: &str) -> fmt::Result {
+    write!(line, "egress-init: {}", level_word(metadata))?;
+    for character in message.chars() {
+        // A list or a record may hold what a terminal would obey.
+        if character.is_control() {
+            write!(line, "{}", character.escape_default())?;
+        } else {
+            line.push(character);
         }
-        writeln!(writer)
     }
+    line.push('\n');
+    Ok(())
 }
 
 fn level_word(metadata: &Metadata<'_>) -> &'static str {
@@ -177,42 +217,27 @@ fn level_word(metadata: &Metadata<'_>) -> &'static str {
     }
 }
 
-/// `timestamp`, `level`, `message`, `correlation_id` where there is one, then the event's fields.
-struct Object {
-    correlation_id: Option<String>,
-}
-
-impl<S, N> FormatEvent<S, N> for Object
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        _: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let fields = Fields::of(event);
-        let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
-        let level = event.metadata().level().as_str().to_ascii_lowercase();
-        let mut members = vec![
-            ("timestamp", Value::from(timestamp)),
-            ("level", level.into()),
-            ("message", fields.message.into()),
-        ];
-        members.extend(
-            self.correlation_id
-                .clone()
-                .map(|id| ("correlation_id", id.into())),
-        );
-        members.extend(fields.others);
-        for (index, (name, value)) in members.iter().enumerate() {
-            let before = if index == 0 { '{' } else { ',' };
-            write!(writer, "{before}\"{name}\":{value}")?;
-        }
-        writeln!(writer, "}}")
+fn write_object(
+    line: &mut String,
+    metadata: &Metadata<'_>,
+    fields: Fields,
+    correlation_id: Option<&str>,
+) -> fmt::Result {
+    let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+    let level = metadata.level().as_str().to_ascii_lowercase();
+    let mut members = vec![
+        ("timestamp", Value::from(timestamp)),
+        ("level", level.into()),
+        ("message", fields.message.into()),
+    ];
+    members.extend(correlation_id.map(|id| ("correlation_id", id.into())));
+    members.extend(fields.others);
+    for (index, (name, value)) in members.iter().enumerate() {
+        let before = if index == 0 { '{' } else { ',' };
+        write!(line, "{before}\"{name}\":{value}")?;
     }
+    line.push_str("}\n");
+    Ok(())
 }
 
 /// What an event carries.
@@ -262,51 +287,22 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::sync::{Arc, Mutex};
-    use tracing_subscriber::fmt::MakeWriter;
 
-    #[derive(Clone, Default)]
-    struct Buffer(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Buffer {
-        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(octets)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl<'a> MakeWriter<'a> for Buffer {
-        type Writer = Self;
-
-        fn make_writer(&'a self) -> Self {
-            self.clone()
-        }
-    }
-
-    fn logged(format: impl for<'a> Fn(&'a Buffer) -> tracing::Dispatch, log: impl Fn()) -> String {
-        let buffer = Buffer::default();
-        tracing::dispatcher::with_default(&format(&buffer), log);
-        let octets = buffer.0.lock().unwrap().clone();
-        String::from_utf8(octets).unwrap()
-    }
-
-    fn line(buffer: &Buffer) -> tracing::Dispatch {
-        let layer = tracing_subscriber::fmt::layer()
-            .with_writer(buffer.clone())
-            .event_format(Line);
-        tracing_subscriber::registry().with(layer).into()
-    }
-
-    fn object(buffer: &Buffer) -> tracing::Dispatch {
-        let object = Object {
-            correlation_id: Some("job \"7\"\n".into()),
+    fn logged_as(form: Form, filter: Targets, log: impl Fn()) -> String {
+        let lines = Arc::new(Mutex::new(String::new()));
+        let into = Arc::clone(&lines);
+        let subscriber = Log {
+            filter,
+            form,
+            write: move |line: &str| into.lock().unwrap().push_str(line),
         };
-        let layer = tracing_subscriber::fmt::layer()
-            .with_writer(buffer.clone())
-            .event_format(object);
-        tracing_subscriber::registry().with(layer).into()
+        tracing::subscriber::with_default(subscriber, log);
+        let lines = lines.lock().unwrap();
+        lines.clone()
+    }
+
+    fn logged(form: Form, log: impl Fn()) -> String {
+        logged_as(form, default_filter(), log)
     }
 
     fn ready() {
@@ -317,13 +313,16 @@ mod tests {
     #[test]
     fn a_line_has_the_message_alone() {
         assert_eq!(
-            logged(line, ready),
+            logged(Form::Line, ready),
             "egress-init: firewall ready\negress-init: warning: a \"quoted\"\\u{1b} word\n"
         );
     }
 
     #[test]
     fn an_object_has_the_documented_fields_in_order() {
+        let object = Form::Object {
+            correlation_id: Some("job \"7\"\n".into()),
+        };
         let text = logged(object, ready);
         let lines: Vec<&str> = text.lines().collect();
         let rest = lines[0].split_once(",\"level\"").unwrap().1;
@@ -337,5 +336,24 @@ mod tests {
         assert_eq!(warning["level"], "warn");
         assert_eq!(warning["message"], "a \"quoted\"\u{1b} word");
         humantime::parse_rfc3339(warning["timestamp"].as_str().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn what_the_filter_leaves_out_is_not_logged() {
+        let events = || {
+            tracing::debug!("of this crate");
+            tracing::warn!(target: "hickory_proto", "of another one");
+            let _span = tracing::error_span!("nobody looks at it").entered();
+        };
+        let lines = |filter: &str| {
+            let filter = parse_filter(filter).unwrap();
+            let text = logged_as(Form::Line, filter, events);
+            text.lines().count()
+        };
+        assert_eq!(lines("info"), 0);
+        assert_eq!(lines("debug"), 1);
+        assert_eq!(lines("hickory_proto=warn"), 1);
+        assert_eq!(lines("egress_init=debug,hickory_proto=warn"), 2);
+        assert_eq!(lines("hickory_proto=error"), 0);
     }
 }

@@ -145,7 +145,7 @@ pub async fn enforce<T>(
     let links = if args.allow_host_network {
         Links::default()
     } else {
-        host_network::check().await?
+        host_network::check()?
     };
     let start_lock = unless_interrupted(&signals, StartLock::acquire(START_LOCK_TIMEOUT)).await??;
     let adopted = if stays { Firewall::adopt()? } else { None };
@@ -162,7 +162,7 @@ pub async fn enforce<T>(
         let config = config::start(args, environment, job)?;
         let prepared = prepare(&config)?;
         if !links.loopback_is_up {
-            links::bring_loopback_up().await?;
+            links::bring_loopback_up()?;
         }
         let listeners = (config.dns == Dns::Proxy).then(|| Listeners::bind(&LISTEN));
         let listeners = listeners.transpose().map_err(Error::Listen)?;
@@ -601,7 +601,7 @@ pub async fn answers(
     }
     let unresolved = UnresolvedNames {
         names: unresolved,
-        connected: connected().await,
+        connected: connected(),
     };
     match config.on_unresolved {
         OnUnresolved::Fail => Err(unresolved.into()),
@@ -627,10 +627,8 @@ fn admissible(answer: Resolved) -> Result<Resolved, NoAddress> {
 }
 
 /// Whether there is a way to another host at all; assumed where it cannot be read.
-async fn connected() -> bool {
-    links::connectivity()
-        .await
-        .map_or(true, |found| found.ipv4 || found.ipv6)
+fn connected() -> bool {
+    links::connectivity().map_or(true, |found| found.ipv4 || found.ipv6)
 }
 
 async fn unless_interrupted<T>(

@@ -83,7 +83,7 @@ pub async fn gather(
         let network = if subject.allow_host_network {
             Ok(())
         } else {
-            host_network::check().await.map(drop)
+            host_network::check().map(drop)
         };
         let look = Start {
             subject,

@@ -1,20 +1,11 @@
 //! What can go wrong between the ruleset and the kernel, in words.
 
 use super::transaction::Subject;
+use crate::sys::netlink::{Failure, Refusal};
 use std::io;
 use thiserror::Error;
 
 const PERSISTS: &str = "start again; if it persists, report it with the version of the kernel";
-
-/// An error that the kernel gave, and what it added to it.
-#[derive(Debug, Error)]
-#[error("{error}{}", detail.as_ref().map(|detail| format!(", {detail}")).unwrap_or_default())]
-pub struct Refusal {
-    /// The error number.
-    pub error: io::Error,
-    /// A sentence, or the place in the message.
-    pub detail: Option<String>,
-}
 
 /// A failure to install or to verify the ruleset. The state before it stays: a transaction takes
 /// effect whole or not at all.
@@ -102,5 +93,18 @@ impl NftError {
             _ => PERSISTS,
         }
         .into())
+    }
+}
+
+/// Of a question about the table.
+impl From<Failure> for NftError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Send(error) => Self::Send(error),
+            Failure::Receive(error) => Self::ReadBack(error),
+            Failure::Refused(refusal) => Self::ReadBack(refusal.error),
+            Failure::Unreadable => Self::Unreadable,
+            Failure::Unstable => Self::Unstable,
+        }
     }
 }

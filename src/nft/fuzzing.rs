@@ -1,6 +1,6 @@
 //! For `fuzz/`: an answer of the kernel as it comes from the socket.
 
-use super::Answer;
+use crate::sys::netlink::Answer;
 
 /// The sequence number of an acknowledgement, and of an error its text.
 #[must_use]

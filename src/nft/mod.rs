@@ -9,17 +9,18 @@ pub(crate) mod fuzzing;
 mod read_back;
 mod transaction;
 
-pub use crate::sys::nftables::Count;
-pub use error::{NftError, Refusal};
+pub use crate::sys::{netlink::Refusal, nftables::Count};
+pub use error::NftError;
 
 use crate::{
     policy,
     ruleset::Ruleset,
     sys::{
-        netlink::Socket,
-        nftables::{self, Message},
+        netlink::{Answer, Conversation, Socket},
+        nftables,
     },
 };
+use nix::sys::socket::SockProtocol;
 use std::time::Duration;
 use transaction::{Batch, Change};
 
@@ -67,17 +68,15 @@ pub enum Found {
 
 /// The `nf_tables` of this network namespace.
 pub struct Nftables {
-    socket: Socket,
-    sequence: u32,
+    conversation: Conversation,
 }
 
 impl Nftables {
     /// Opens a socket to it.
     pub fn open() -> Result<Self, NftError> {
-        let socket = Socket::open(DEADLINE).map_err(NftError::Open)?;
+        let socket = Socket::open(SockProtocol::NetlinkNetFilter, DEADLINE);
         Ok(Self {
-            socket,
-            sequence: 1,
+            conversation: Conversation::new(socket.map_err(NftError::Open)?),
         })
     }
 
@@ -93,12 +92,16 @@ impl Nftables {
     pub fn try_out(&mut self, to: &Ruleset) -> Result<(), NftError> {
         let change = transaction::replace(to);
         let steps: Vec<_> = change.prepare.into_iter().chain(change.switch).collect();
-        let batch = transaction::endless_batch(&steps, self.sequence);
-        self.sequence = batch.last().wrapping_add(2);
-        self.socket
+        let batch = transaction::endless_batch(&steps, self.conversation.sequence);
+        self.conversation.sequence = batch.last().wrapping_add(2);
+        self.conversation
+            .socket
             .room_for(batch.datagram.len())
             .map_err(NftError::Send)?;
-        self.socket.send(&batch.datagram).map_err(NftError::Send)?;
+        self.conversation
+            .socket
+            .send(&batch.datagram)
+            .map_err(NftError::Send)?;
         self.await_acknowledgement(&batch)
     }
 
@@ -128,7 +131,11 @@ impl Nftables {
     pub fn reload(&mut self, from: &Ruleset, to: &Ruleset) -> Result<(), NftError> {
         let steps = transaction::reload(from, to);
         let length = transaction::length_of(&steps);
-        let limit = self.socket.room_for(length).map_err(NftError::Send)?;
+        let limit = self
+            .conversation
+            .socket
+            .room_for(length)
+            .map_err(NftError::Send)?;
         if length > limit {
             return Err(NftError::TooLong { length, limit });
         }
@@ -151,7 +158,9 @@ impl Nftables {
     /// What the rules counted since they were made.
     pub fn counters(&mut self) -> Result<Counters, NftError> {
         let [out, into, refused] = ["let_out", "input", "refuse"].map(|chain| {
-            let counts = self.ask(&nftables::dump_rules(chain), nftables::parse_counter)?;
+            let counts = self
+                .conversation
+                .ask(&nftables::dump_rules(chain), nftables::parse_counter)?;
             Ok::<Vec<Count>, NftError>(counts.into_iter().flatten().collect())
         });
         let mut into = into?;
@@ -167,7 +176,7 @@ impl Nftables {
 
     /// Ends the conversation, at once: see [`Socket::close`].
     pub fn close(self) {
-        self.socket.close();
+        self.conversation.socket.close();
     }
 
     /// Reads the table and compares it with `intended` (I3).
@@ -183,7 +192,11 @@ impl Nftables {
 
     fn commit(&mut self, change: Change<'_>) -> Result<(), NftError> {
         let len = transaction::length(&change);
-        let limit = self.socket.room_for(len).map_err(NftError::Send)?;
+        let limit = self
+            .conversation
+            .socket
+            .room_for(len)
+            .map_err(NftError::Send)?;
         if len <= limit {
             let mut steps = change.prepare;
             steps.extend(change.switch);
@@ -196,9 +209,12 @@ impl Nftables {
     }
 
     fn send(&mut self, steps: &[transaction::Step<'_>]) -> Result<(), NftError> {
-        let batch = transaction::batch(steps, self.sequence);
-        self.sequence = batch.last().wrapping_add(2);
-        self.socket.send(&batch.datagram).map_err(NftError::Send)?;
+        let batch = transaction::batch(steps, self.conversation.sequence);
+        self.conversation.sequence = batch.last().wrapping_add(2);
+        self.conversation
+            .socket
+            .send(&batch.datagram)
+            .map_err(NftError::Send)?;
         self.await_acknowledgement(&batch)
     }
 
@@ -207,7 +223,11 @@ impl Nftables {
     /// its first header (EPERM, a failed commit, no memory).
     fn await_acknowledgement(&mut self, batch: &Batch) -> Result<(), NftError> {
         loop {
-            let answers = self.socket.receive().map_err(NftError::Acknowledge)?;
+            let answers = self
+                .conversation
+                .socket
+                .receive()
+                .map_err(NftError::Acknowledge)?;
             for message in answers {
                 let message = message.map_err(NftError::Acknowledge)?;
                 let Some(answer) = Answer::read(message) else {
@@ -229,167 +249,6 @@ impl Nftables {
             }
         }
     }
-
-    /// Sends a question that has one answer, and no acknowledgement beside it.
-    fn get<T>(
-        &mut self,
-        question: &Message,
-        parse: impl Fn(&[u8]) -> Option<T>,
-    ) -> Result<T, NftError> {
-        self.converse(question, |_, message| {
-            parse(message).map(Some).ok_or(NftError::Unreadable)
-        })
-    }
-
-    /// Sends a question and collects the answers to it.
-    fn ask<T>(
-        &mut self,
-        question: &Message,
-        mut parse: impl FnMut(&[u8]) -> Option<T>,
-    ) -> Result<Vec<T>, NftError> {
-        let mut attempts = 5;
-        loop {
-            match self.ask_once(question, &mut parse)? {
-                Some(answers) => return Ok(answers),
-                None if attempts > 0 => attempts -= 1,
-                None => return Err(NftError::Unstable),
-            }
-        }
-    }
-
-    /// Nothing where the kernel says that the table changed while it was being read.
-    fn ask_once<T>(
-        &mut self,
-        question: &Message,
-        parse: &mut impl FnMut(&[u8]) -> Option<T>,
-    ) -> Result<Option<Vec<T>>, NftError> {
-        let mut answers = Vec::new();
-        let mut intact = true;
-        self.converse(question, |header, message| {
-            intact &= header.flags & DUMP_INTERRUPTED == 0;
-            if matches!(header.kind, ERROR | DONE) {
-                return Ok(Some(intact.then(|| std::mem::take(&mut answers))));
-            }
-            answers.push(parse(message).ok_or(NftError::Unreadable)?);
-            Ok(None)
-        })
-    }
-
-    /// Sends a question and gives each message of the answer to `take`, until that has what it is
-    /// there for.
-    fn converse<T>(
-        &mut self,
-        question: &Message,
-        mut take: impl FnMut(&Header, &[u8]) -> Result<Option<T>, NftError>,
-    ) -> Result<T, NftError> {
-        let sequence = self.send_question(question)?;
-        loop {
-            let messages = self.socket.receive().map_err(NftError::ReadBack)?;
-            for message in messages {
-                let message = message.map_err(NftError::ReadBack)?;
-                let header = Header::read(message).ok_or(NftError::Unreadable)?;
-                if header.sequence != sequence {
-                    continue;
-                }
-                if let Some(refusal) = Answer::read(message).and_then(|answer| answer.error) {
-                    return Err(NftError::ReadBack(refusal.error));
-                }
-                if let Some(taken) = take(&header, message)? {
-                    return Ok(taken);
-                }
-            }
-        }
-    }
-
-    /// Sends a question and returns the number that its answers have.
-    fn send_question(&mut self, question: &Message) -> Result<u32, NftError> {
-        let sequence = self.sequence;
-        self.sequence = sequence.wrapping_add(1);
-        let mut question = question.clone();
-        question[8..12].copy_from_slice(&sequence.to_ne_bytes());
-        self.socket.send(&question).map_err(NftError::Send)?;
-        Ok(sequence)
-    }
-}
-
-// Of include/uapi/linux/netlink.h.
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-const DUMP_INTERRUPTED: u16 = 0x10;
-
-struct Header {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-}
-
-impl Header {
-    fn read(message: &[u8]) -> Option<Self> {
-        let u16_at = |at: usize| {
-            Some(u16::from_ne_bytes(
-                message.get(at..at + 2)?.try_into().ok()?,
-            ))
-        };
-        let sequence = u32::from_ne_bytes(message.get(8..12)?.try_into().ok()?);
-        Some(Self {
-            kind: u16_at(4)?,
-            flags: u16_at(6)?,
-            sequence,
-        })
-    }
-}
-
-/// An acknowledgement (`struct nlmsgerr`), with what the kernel adds to an error in words
-/// (`NETLINK_EXT_ACK` in netlink(7)).
-struct Answer {
-    sequence: u32,
-    error: Option<Refusal>,
-}
-
-// Of include/uapi/linux/netlink.h.
-const ACK_HAS_ATTRIBUTES: u16 = 0x200;
-const ATTRIBUTE_MESSAGE: u16 = 1;
-const ATTRIBUTE_OFFSET: u16 = 2;
-
-impl Answer {
-    fn read(message: &[u8]) -> Option<Self> {
-        let header = Header::read(message)?;
-        if header.kind != ERROR {
-            return None;
-        }
-        let errno = i32::from_ne_bytes(message.get(16..20)?.try_into().ok()?);
-        let error = (errno != 0).then(|| Refusal {
-            error: std::io::Error::from_raw_os_error(errno.wrapping_neg()),
-            // After the error the header that it is about, and with `NETLINK_CAP_ACK` no more.
-            detail: (header.flags & ACK_HAS_ATTRIBUTES != 0)
-                .then(|| message.get(36..).and_then(detail))
-                .flatten(),
-        });
-        Some(Self {
-            sequence: header.sequence,
-            error,
-        })
-    }
-}
-
-/// What the attributes of an error say: a sentence, or which octet of the message is at fault.
-fn detail(list: &[u8]) -> Option<String> {
-    let mut offset = None;
-    for attribute in nftables::attributes(list) {
-        let (number, value) = attribute?;
-        match number {
-            ATTRIBUTE_MESSAGE => {
-                let text = value.strip_suffix(b"\0").unwrap_or(value);
-                return Some(String::from_utf8_lossy(text).into_owned());
-            }
-            ATTRIBUTE_OFFSET => {
-                let octet = u32::from_ne_bytes(value.try_into().ok()?);
-                offset = Some(format!("at octet {octet} of the message"));
-            }
-            _ => {}
-        }
-    }
-    offset
 }
 
 #[cfg(test)]
@@ -397,62 +256,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-
-    /// An error message as the kernel sends it with extended acknowledgements.
-    fn answer(errno: i32, attributes: &[(u16, &[u8])]) -> Vec<u8> {
-        let mut message = vec![0; 36];
-        message[4..6].copy_from_slice(&ERROR.to_ne_bytes());
-        message[6..8].copy_from_slice(&(ACK_HAS_ATTRIBUTES | 0x100).to_ne_bytes());
-        message[8..12].copy_from_slice(&7_u32.to_ne_bytes());
-        message[16..20].copy_from_slice(&(-errno).to_ne_bytes());
-        for (kind, value) in attributes {
-            let len = u16::try_from(4 + value.len()).unwrap();
-            message.extend_from_slice(&len.to_ne_bytes());
-            message.extend_from_slice(&kind.to_ne_bytes());
-            message.extend_from_slice(value);
-            message.resize(message.len().next_multiple_of(4), 0);
-        }
-        message
-    }
-
-    #[test]
-    fn an_error_says_what_the_kernel_says() {
-        let offset = 52_u32.to_ne_bytes();
-        let words = answer(
-            22,
-            &[
-                (ATTRIBUTE_OFFSET, &offset),
-                (ATTRIBUTE_MESSAGE, b"no such hook\0"),
-            ],
-        );
-        let refusal = Answer::read(&words).unwrap().error.unwrap();
-        assert_eq!(
-            refusal.to_string(),
-            "Invalid argument (os error 22), no such hook"
-        );
-        let octet = answer(2, &[(ATTRIBUTE_OFFSET, &offset)]);
-        let refusal = Answer::read(&octet).unwrap().error.unwrap();
-        assert_eq!(
-            refusal.to_string(),
-            "No such file or directory (os error 2), at octet 52 of the message"
-        );
-    }
-
-    #[test]
-    fn zero_is_an_acknowledgement() {
-        let answer = Answer::read(&answer(0, &[])).unwrap();
-        assert_eq!(answer.sequence, 7);
-        assert!(answer.error.is_none());
-    }
-
-    #[test]
-    fn broken_attributes_are_no_detail() {
-        for broken in [&[3, 0, 1, 0][..], &[0, 0, 1, 0], &[200, 0, 1, 0, 65]] {
-            let mut message = answer(1, &[]);
-            message.extend_from_slice(broken);
-            assert_eq!(Answer::read(&message).unwrap().error.unwrap().detail, None);
-        }
-    }
 
     #[test]
     fn a_batch_is_cut_at_messages() {

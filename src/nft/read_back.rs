@@ -55,7 +55,9 @@ fn mark_of(rule: &[Expr]) -> Option<u32> {
 }
 
 fn compare_table(kernel: &mut Nftables, intended: &Ruleset) -> Result<(), NftError> {
-    let (used, flags) = kernel.get(&nftables::get_table(), nftables::parse_table)?;
+    let (used, flags) = kernel
+        .conversation
+        .get(&nftables::get_table(), nftables::parse_table)?;
     let expected = u32::try_from(intended.chains.len() + intended.sets.len()).ok();
     same(
         format_args!("the number of chains and sets"),
@@ -69,7 +71,8 @@ const DORMANT: u32 = 1;
 
 /// All rules of the table, each chain's in order.
 fn held_rules(kernel: &mut Nftables) -> Result<Vec<HeldRule>, NftError> {
-    kernel.ask(&nftables::dump_table_rules(), nftables::parse_rule)
+    let rules = nftables::dump_table_rules();
+    Ok(kernel.conversation.ask(&rules, nftables::parse_rule)?)
 }
 
 fn compare_chains(
@@ -77,7 +80,9 @@ fn compare_chains(
     intended: &Ruleset,
     rules: &[HeldRule],
 ) -> Result<(), NftError> {
-    let chains = kernel.ask(&nftables::dump_chains(), nftables::parse_chain)?;
+    let chains = kernel
+        .conversation
+        .ask(&nftables::dump_chains(), nftables::parse_chain)?;
     let ours = || chains.iter().filter(|held| held.table == TABLE);
     for chain in &intended.chains {
         let found = ours().find(|held| held.name == chain.name);
@@ -102,7 +107,9 @@ fn compare_chains(
 }
 
 fn compare_facts(kernel: &mut Nftables, intended: &Ruleset) -> Result<(), NftError> {
-    let held = kernel.ask(&nftables::dump_sets(), nftables::parse_set)?;
+    let held = kernel
+        .conversation
+        .ask(&nftables::dump_sets(), nftables::parse_set)?;
     for set in &intended.sets {
         let found = held.iter().find(|(name, _)| name == set.name);
         let facts = found.map(|(_, facts)| *facts);
@@ -167,7 +174,9 @@ const PATIENCE: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(10);
 
 fn held(kernel: &mut Nftables, set: &Set) -> Result<Vec<RawElement>, NftError> {
-    let held = kernel.ask(&nftables::dump_elements(set.name), nftables::parse_elements)?;
+    let held = kernel
+        .conversation
+        .ask(&nftables::dump_elements(set.name), nftables::parse_elements)?;
     let mut held: Vec<RawElement> = held.into_iter().flatten().collect();
     held.sort_unstable();
     held.dedup();

@@ -88,7 +88,7 @@ impl Lifetimes {
 }
 
 /// An element that ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timed {
     /// What may be reached.
     pub element: Element,

@@ -17,8 +17,10 @@ use crate::{
     policy::{Nameservers, Policy, Timed},
     service::Protocol,
 };
-use sha2::{Digest, Sha256};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 /// TCP to this address (TEST-NET-1, RFC 5737) and [`CANARY_PORT`] is the canary: only these
 /// rules answer it with protocol unreachable.
@@ -205,7 +207,7 @@ pub fn enforced(policy: &Policy, dns: Dns<'_>) -> Ruleset {
     let ruleset = Ruleset { sets, chains };
     match dns {
         Dns::Closed | Dns::Servers(_) => marked_by_content(ruleset.without_empty_sets()),
-        Dns::Proxy(proxy) => marked_by_generation(ruleset, &proxy.generation),
+        Dns::Proxy(proxy) => marked_by_generation(ruleset, proxy.generation),
     }
 }
 
@@ -300,38 +302,32 @@ fn replies(dns: Dns<'_>) -> Vec<Rule> {
     rules
 }
 
-/// Puts the mark of a ruleset in its rules: by the SHA-256 of everything else in it.
+/// Puts the mark of a ruleset in its rules: by a hash of everything else in it.
 ///
 /// The same policy gives the same mark, so a second start with an unchanged list does not even
 /// touch the flows that are open; any other policy gives another one, and flows that carry the
-/// old mark are judged anew. Nobody without `CAP_NET_ADMIN` can set a conntrack mark.
+/// old mark are judged anew. Nobody without `CAP_NET_ADMIN` can set a conntrack mark, and whoever
+/// wants two policies of one mark finds them in 2^30 tries, whatever the hash is: so it is a quick
+/// one, that may be another one in the next version.
 fn marked_by_content(ruleset: Ruleset) -> Ruleset {
-    let mut hash = Sha256::new();
-    hash.update(ruleset.structure().to_string());
-    for set in &ruleset.sets {
-        for element in set.raw_elements() {
-            hash.update(element.key.as_slice());
-            if let Some(end) = &element.end {
-                hash.update(end.as_slice());
-            }
-        }
-        // Keeps the elements of one set apart from those of the next.
-        hash.update(set.elements.len().to_be_bytes());
-    }
-    marked(ruleset, hash)
+    let mut hash = DefaultHasher::new();
+    ruleset.hash(&mut hash);
+    marked(ruleset, &hash)
 }
 
 /// The same where elements come and go: by the list that they come from.
-fn marked_by_generation(ruleset: Ruleset, generation: &[u8; 32]) -> Ruleset {
-    let mut hash = Sha256::new();
-    hash.update(ruleset.structure().to_string());
-    hash.update(generation);
-    marked(ruleset, hash)
+fn marked_by_generation(ruleset: Ruleset, generation: [u8; 32]) -> Ruleset {
+    let mut hash = DefaultHasher::new();
+    for set in &ruleset.sets {
+        (set.name, set.key, set.is_timed()).hash(&mut hash);
+    }
+    (&ruleset.chains, generation).hash(&mut hash);
+    marked(ruleset, &hash)
 }
 
-fn marked(ruleset: Ruleset, hash: Sha256) -> Ruleset {
-    let digest = hash.finalize();
-    let mark = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
+fn marked(ruleset: Ruleset, hash: &DefaultHasher) -> Ruleset {
+    #[allow(clippy::cast_possible_truncation)] // a half is as good as the whole
+    let mark = hash.finish() as u32;
     // 0 is the mark of a flow that nobody marked, and the next one the lock's.
     ruleset.with_mark(if mark > LOCK | KINDS { mark } else { !mark })
 }

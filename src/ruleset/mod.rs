@@ -26,7 +26,7 @@ use std::fmt;
 pub const TABLE: &str = "egress_init";
 
 /// Where a base chain hangs in the path of a packet (`nft(8)`, "chain hooks").
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hook {
     /// Packets for a local process.
     Input,
@@ -81,7 +81,7 @@ impl fmt::Display for Hook {
 }
 
 /// A rule: its terms are evaluated in order until one does not match or gives a verdict.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule(pub Vec<Term>);
 
 impl fmt::Display for Rule {
@@ -97,7 +97,7 @@ impl fmt::Display for Rule {
 }
 
 /// A chain. One with a hook is a base chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Chain {
     /// Its name.
     pub name: &'static str,
@@ -108,7 +108,7 @@ pub struct Chain {
 }
 
 /// The whole table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ruleset {
     /// Sets, in the order in which they are made and listed.
     pub sets: Vec<Set>,

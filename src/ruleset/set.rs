@@ -4,7 +4,7 @@ use crate::policy::{Element, Timed};
 use std::{cmp::Ordering, fmt, net::IpAddr, time::Duration};
 
 /// An IP version, as a set or a rule is bound to one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     /// IPv4.
     V4,
@@ -28,7 +28,7 @@ impl Family {
 }
 
 /// What the elements of a set are made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
     /// address . protocol . port, each a single value: a hash table in the kernel.
     Service(Family),
@@ -248,7 +248,7 @@ impl<const N: usize> From<[u8; N]> for Octets {
 }
 
 /// What a set holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Elements {
     /// For the service keys: disjoint, sorted, all of the set's family.
     Services(Vec<Element>),
@@ -274,7 +274,7 @@ impl Elements {
 }
 
 /// A named set.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Set {
     /// Its name.
     pub name: &'static str,

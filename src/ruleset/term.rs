@@ -7,7 +7,7 @@ use crate::service::Protocol;
 use std::{fmt, net::IpAddr};
 
 /// Which end of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
     /// Where it comes from.
     Source,
@@ -26,7 +26,7 @@ impl fmt::Display for End {
 }
 
 /// Which way a packet goes, seen from the first packet of its flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// As the first one.
     Original,
@@ -35,7 +35,7 @@ pub enum Direction {
 }
 
 /// What a limit counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unit {
     /// Packets.
     Packets,
@@ -44,7 +44,7 @@ pub enum Unit {
 }
 
 /// How a packet is refused (`nft(8)`, "reject statement").
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reject {
     /// A TCP reset: ECONNREFUSED.
     TcpReset,
@@ -57,7 +57,7 @@ pub enum Reject {
 }
 
 /// One match or statement of a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Term {
     /// The packet goes to this address.
     DestinationIs(IpAddr),

@@ -10,4 +10,5 @@ pub mod allocator;
 pub mod netlink;
 pub mod nftables;
 pub mod process;
+pub mod rtnetlink;
 pub mod socket;

@@ -86,13 +86,13 @@ const FOUND: [Found; 19] = [
                 .rposition(|call| call.point.call == "rt_sigprocmask")
         },
     ),
-    // It was waited for without an end.
+    // It was waited for without an end. They have no say then.
     found(
         "a_lost_answer_about_the_links_is_waited_for_in_vain",
         Scenario::Start,
         libc::EAGAIN,
         Verdict::Enforced,
-        |calls| position(calls, 0, |call| call.point.call == "recvfrom"),
+        |calls| position(calls, 0, |call| call.point.call == "recvmsg"),
     ),
     // It ended the start.
     found(

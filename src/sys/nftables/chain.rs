@@ -3,9 +3,12 @@
 
 use super::{
     Message,
-    attribute::{Attributes, NFTA_TABLE, Writer},
+    headers::{NFTA_TABLE, attributes_of, begin, begin_of_table},
 };
-use crate::ruleset::{Chain, Hook};
+use crate::{
+    ruleset::{Chain, Hook},
+    sys::netlink::attribute::{Attributes, Writer},
+};
 
 // `enum nft_chain_attributes` and `enum nft_hook_attributes` of the kernel's
 // include/uapi/linux/netfilter/nf_tables.h.
@@ -49,11 +52,11 @@ pub fn delete_chain(name: &str) -> Message {
 /// (`nf_tables_dump_chains` in its `net/netfilter/nf_tables_api.c`).
 #[must_use]
 pub fn dump_chains() -> Message {
-    Writer::new(libc::NFT_MSG_GETCHAIN, libc::NLM_F_DUMP).finish()
+    begin(libc::NFT_MSG_GETCHAIN, libc::NLM_F_DUMP).finish()
 }
 
 fn of_chain(kind: libc::c_int, flags: libc::c_int, name: &str) -> Writer {
-    let mut message = Writer::of_table(kind, flags);
+    let mut message = begin_of_table(kind, flags);
     message.text(NFTA_CHAIN_NAME, name);
     message
 }
@@ -120,7 +123,7 @@ fn base_facts(hook: Hook) -> BaseFacts {
 /// A chain, from an answer to [`dump_chains`].
 #[must_use]
 pub fn parse_chain(message: &[u8]) -> Option<HeldChain> {
-    let chain = Attributes::of_message(message)?;
+    let chain = attributes_of(message)?;
     // What others call their tables and chains may be any octets.
     let name = |number| Some(String::from_utf8_lossy(chain.text(number)?).into_owned());
     let base = match chain.octets(NFTA_CHAIN_HOOK) {

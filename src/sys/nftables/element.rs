@@ -2,10 +2,13 @@
 
 use super::{
     Message,
-    attribute::{Attributes, Writer, attributes},
     expr::{NFTA_DATA_VALUE, NFTA_LIST_ELEM},
+    headers::{attributes_of, begin_of_table},
 };
-use crate::ruleset::set::{Octets, RawElement};
+use crate::{
+    ruleset::set::{Octets, RawElement},
+    sys::netlink::attribute::{Attributes, Writer, attributes},
+};
 use std::time::Duration;
 
 // `enum nft_set_elem_list_attributes` and `enum nft_set_elem_attributes` of the kernel's
@@ -79,7 +82,7 @@ fn messages<'a>(
 }
 
 fn of_set(set: &str, kind: libc::c_int, flags: libc::c_int) -> Writer {
-    let mut message = Writer::of_table(kind, flags);
+    let mut message = begin_of_table(kind, flags);
     message.text(NFTA_SET_ELEM_LIST_SET, set);
     message
 }
@@ -105,7 +108,7 @@ fn write(message: &mut Writer, element: &RawElement) {
 /// The elements in one answer to [`dump_elements`].
 #[must_use]
 pub fn parse_elements(message: &[u8]) -> Option<Vec<RawElement>> {
-    let list = Attributes::of_message(message)?.octets(NFTA_SET_ELEM_LIST_ELEMENTS);
+    let list = attributes_of(message)?.octets(NFTA_SET_ELEM_LIST_ELEMENTS);
     // A set without elements has no list of them.
     attributes(list.unwrap_or_default())
         .map(|listed| {

@@ -1,13 +1,13 @@
 //! Expressions of a rule, to the kernel and back: each attribute as the kernel's
 //! `include/uapi/linux/netfilter/nf_tables.h` numbers it.
 
-use super::{
-    Count,
-    attribute::{Attributes, Writer},
-};
-use crate::ruleset::{
-    bytecode::{Expr, Name},
-    set::Octets,
+use super::Count;
+use crate::{
+    ruleset::{
+        bytecode::{Expr, Name},
+        set::Octets,
+    },
+    sys::netlink::attribute::{Attributes, Writer},
 };
 
 pub(super) const NFTA_LIST_ELEM: u16 = 1;

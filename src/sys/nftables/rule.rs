@@ -2,10 +2,13 @@
 
 use super::{
     Message,
-    attribute::{Attributes, Writer, attributes},
     expr::{self, NFTA_LIST_ELEM},
+    headers::{attributes_of, begin_of_table},
 };
-use crate::ruleset::bytecode::Expr;
+use crate::{
+    ruleset::bytecode::Expr,
+    sys::netlink::attribute::{Attributes, Writer, attributes},
+};
 
 // `enum nft_rule_attributes` of the kernel's include/uapi/linux/netfilter/nf_tables.h.
 const NFTA_RULE_CHAIN: u16 = 2;
@@ -40,11 +43,11 @@ pub fn dump_rules(chain: &str) -> Message {
 /// Asks for the rules of all chains.
 #[must_use]
 pub fn dump_table_rules() -> Message {
-    Writer::of_table(libc::NFT_MSG_GETRULE, libc::NLM_F_DUMP).finish()
+    begin_of_table(libc::NFT_MSG_GETRULE, libc::NLM_F_DUMP).finish()
 }
 
 fn of_chain(kind: libc::c_int, flags: libc::c_int, chain: &str) -> Writer {
-    let mut message = Writer::of_table(kind, flags);
+    let mut message = begin_of_table(kind, flags);
     message.text(NFTA_RULE_CHAIN, chain);
     message
 }
@@ -61,7 +64,7 @@ pub struct HeldRule {
 /// A rule, from an answer to [`dump_table_rules`].
 #[must_use]
 pub fn parse_rule(message: &[u8]) -> Option<HeldRule> {
-    let rule = Attributes::of_message(message)?;
+    let rule = attributes_of(message)?;
     Some(HeldRule {
         chain: rule.name(NFTA_RULE_CHAIN)?,
         exprs: exprs_of(&rule).map(|expr| expr::read(&expr?)).collect(),
@@ -81,7 +84,7 @@ pub struct Count {
 /// ours has one at most.
 #[must_use]
 pub fn parse_counter(message: &[u8]) -> Option<Option<Count>> {
-    let rule = Attributes::of_message(message)?;
+    let rule = attributes_of(message)?;
     let mut counter = None;
     for expr in exprs_of(&rule) {
         if let Some(count) = expr::count_of(&expr?) {

@@ -3,10 +3,10 @@
 
 use super::{
     Message,
-    attribute::{Attributes, Writer},
     expr::NFTA_LIST_ELEM,
+    headers::{attributes_of, begin_of_table},
 };
-use crate::ruleset::Set;
+use crate::{ruleset::Set, sys::netlink::attribute::Writer};
 
 // `enum nft_set_attributes`, `enum nft_set_desc_attributes` and `enum nft_set_field_attributes` of
 // the kernel's include/uapi/linux/netfilter/nf_tables.h.
@@ -56,11 +56,11 @@ pub fn delete_set(name: &str) -> Message {
 /// Asks for the sets, without their elements.
 #[must_use]
 pub fn dump_sets() -> Message {
-    Writer::of_table(libc::NFT_MSG_GETSET, libc::NLM_F_DUMP).finish()
+    begin_of_table(libc::NFT_MSG_GETSET, libc::NLM_F_DUMP).finish()
 }
 
 fn of_set(kind: libc::c_int, flags: libc::c_int, name: &str) -> Writer {
-    let mut message = Writer::of_table(kind, flags);
+    let mut message = begin_of_table(kind, flags);
     message.text(NFTA_SET_NAME, name);
     message
 }
@@ -84,7 +84,7 @@ pub fn set_facts(set: &Set) -> SetFacts {
 /// The name of a set and its facts, from an answer to [`dump_sets`].
 #[must_use]
 pub fn parse_set(message: &[u8]) -> Option<(String, SetFacts)> {
-    let set = Attributes::of_message(message)?;
+    let set = attributes_of(message)?;
     let facts = (
         // The kernel leaves them out where there are none.
         set.u32(NFTA_SET_FLAGS).unwrap_or_default(),

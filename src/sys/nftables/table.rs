@@ -2,7 +2,7 @@
 
 use super::{
     Message,
-    attribute::{Attributes, Writer},
+    headers::{attributes_of, begin_of_table},
 };
 
 // `enum nft_table_attributes` of the kernel's include/uapi/linux/netfilter/nf_tables.h.
@@ -28,7 +28,7 @@ pub fn get_table() -> Message {
 }
 
 fn message(kind: libc::c_int) -> Message {
-    let mut message = Writer::of_table(kind, 0);
+    let mut message = begin_of_table(kind, 0);
     message.u32(NFTA_TABLE_FLAGS, 0);
     message.finish()
 }
@@ -37,6 +37,6 @@ fn message(kind: libc::c_int) -> Message {
 /// [`get_table`].
 #[must_use]
 pub fn parse_table(message: &[u8]) -> Option<(u32, u32)> {
-    let table = Attributes::of_message(message)?;
+    let table = attributes_of(message)?;
     Some((table.u32(NFTA_TABLE_USE)?, table.u32(NFTA_TABLE_FLAGS)?))
 }

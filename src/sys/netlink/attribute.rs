@@ -9,53 +9,30 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 use super::Message;
-use crate::ruleset::TABLE;
-
-/// The table's name, in a message of whatever kind: `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE` and so on
-/// in the kernel's `include/uapi/linux/netfilter/nf_tables.h`.
-pub(super) const NFTA_TABLE: u16 = 1;
 
 const NESTED: u16 = 0x8000;
 const ALIGNMENT: usize = 4;
 /// The length and the number.
 const HEAD: usize = 4;
 
-/// `struct nlmsghdr` and `struct nfgenmsg`.
-const HEADERS: usize = 20;
-
-const INET: u8 = libc::NFPROTO_INET as u8;
-const NFTABLES: u16 = libc::NFNL_SUBSYS_NFTABLES as u16;
+/// The length of `struct nlmsghdr`.
+const HEADER: usize = 16;
 
 /// A message that is being written.
-pub(super) struct Writer(Message);
+pub struct Writer(Message);
 
 impl Writer {
-    /// Begins one of this kind (`NFT_MSG_*`) about the family `inet`, with these `NLM_F_*`.
-    pub fn new(kind: libc::c_int, flags: libc::c_int) -> Self {
-        Self::with_headers(NFTABLES << 8 | kind as u16, flags, INET, 0)
-    }
-
-    /// One about the table or something in it, which all kinds name first.
-    pub fn of_table(kind: libc::c_int, flags: libc::c_int) -> Self {
-        let mut message = Self::new(kind, flags);
-        message.text(NFTA_TABLE, TABLE);
-        message
-    }
-
-    /// One that begins or ends a batch (`NFNL_MSG_BATCH_*`), and says whose messages are in it.
-    pub fn frame(kind: libc::c_int) -> Self {
-        Self::with_headers(kind as u16, 0, libc::NFPROTO_UNSPEC as u8, NFTABLES)
-    }
-
-    /// The length and the sequence number are still open, and the sender is the kernel's business.
-    fn with_headers(kind: u16, flags: libc::c_int, family: u8, resource: u16) -> Self {
+    /// Begins one of this kind, with these `NLM_F_*`, and what its protocol puts before the
+    /// attributes. The length and the sequence number are still open, and the sender is the
+    /// kernel's business.
+    #[must_use]
+    pub fn new(kind: u16, flags: libc::c_int, fixed: &[u8]) -> Self {
         let flags = (libc::NLM_F_REQUEST | flags) as u16;
         let mut message = Vec::with_capacity(512);
-        message.extend_from_slice(&[0; HEADERS]);
+        message.extend_from_slice(&[0; HEADER]);
         message[4..6].copy_from_slice(&kind.to_ne_bytes());
         message[6..8].copy_from_slice(&flags.to_ne_bytes());
-        message[16] = family;
-        message[18..20].copy_from_slice(&resource.to_be_bytes());
+        message.extend_from_slice(fixed);
         Self(message)
     }
 
@@ -133,13 +110,13 @@ fn length(len: usize) -> [u8; 2] {
 const KNOWN: usize = 11;
 
 /// The attributes of one list, found by their numbers.
-pub(super) struct Attributes<'a>([Option<&'a [u8]>; KNOWN]);
+pub struct Attributes<'a>([Option<&'a [u8]>; KNOWN]);
 
 impl<'a> Attributes<'a> {
-    /// Those of a whole message; nothing where one is broken.
-    pub fn of_message(message: &'a [u8]) -> Option<Self> {
-        let len: [u8; 4] = message.get(..4)?.try_into().ok()?;
-        Self::of(message.get(HEADERS..u32::from_ne_bytes(len) as usize)?)
+    /// Those of a whole message, after so many octets that its protocol puts before them; nothing
+    /// where one is broken.
+    pub fn of_message(message: &'a [u8], fixed: usize) -> Option<Self> {
+        Self::of(body(message)?.get(fixed..)?)
     }
 
     /// Those of a list; nothing where one is broken.
@@ -188,6 +165,12 @@ impl<'a> Attributes<'a> {
     pub fn nest(&self, number: u16) -> Option<Self> {
         Self::of(self.octets(number)?)
     }
+}
+
+/// A message without its header.
+pub fn body(message: &[u8]) -> Option<&[u8]> {
+    let len: [u8; 4] = message.get(..4)?.try_into().ok()?;
+    message.get(HEADER..u32::from_ne_bytes(len) as usize)
 }
 
 /// The attributes of a list with their numbers, in order; nothing for one that is broken, and none

@@ -1,4 +1,4 @@
-//! A netlink socket to `nf_tables`, and the messages of a datagram from it (netlink(7)).
+//! A netlink socket, and the messages of a datagram from it.
 
 use nix::{
     errno::Errno,
@@ -6,14 +6,15 @@ use nix::{
     sys::{
         socket::{
             AddressFamily, ControlMessage, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
-            bind, getsockopt, recvmsg, sendmsg, sendto, setsockopt, socket, socketpair,
+            bind, getsockopt, sendmsg, sendto, setsockopt, socket, socketpair,
             sockopt::{ReceiveTimeout, SndBuf, SndBufForce},
         },
         time::{TimeVal, TimeValLike},
     },
 };
 use std::{
-    io::{self, IoSlice, IoSliceMut},
+    io::{self, IoSlice},
+    mem,
     os::fd::{AsRawFd, OwnedFd},
     time::Duration,
 };
@@ -35,17 +36,25 @@ sockopt_impl!(
     bool
 );
 
-/// A socket to `nf_tables`, of the network namespace in which it was opened.
+/// A socket to the kernel, of the network namespace in which it was opened.
 pub struct Socket {
     inner: OwnedFd,
-    /// What was received last. It is cleared once and not for each read, which writes to a few of
-    /// its pages.
+    /// What was received last. It has room for [`LONGEST`] octets and is never cleared: a read
+    /// writes to a few of its pages, and the others stay the kernel's.
     received: Vec<u8>,
 }
 
 /// The longest datagram that the kernel answers with (`netlink_recvmsg` in its
 /// `net/netlink/af_netlink.c`).
 const LONGEST: usize = 32 * 1024;
+
+/// What is known of a datagram beside its octets.
+struct Datagram {
+    /// The port of who sent it.
+    from: Option<u32>,
+    /// It was longer than the room for it.
+    is_cut: bool,
+}
 
 /// The kernel's end of every netlink socket.
 const KERNEL: u32 = 0;
@@ -54,9 +63,9 @@ impl Socket {
     /// Opens and binds it, with a deadline for each read and with the kernel's extended errors.
     ///
     /// # Errors
-    /// `EPROTONOSUPPORT` or `EAFNOSUPPORT` where the kernel has no netfilter netlink.
-    pub fn open(timeout: Duration) -> io::Result<Self> {
-        let socket = Self::bound(SockProtocol::NetlinkNetFilter)?;
+    /// `EPROTONOSUPPORT` or `EAFNOSUPPORT` where the kernel has no such protocol.
+    pub fn open(protocol: SockProtocol, timeout: Duration) -> io::Result<Self> {
+        let socket = Self::bound(protocol)?;
         let microseconds = i64::try_from(timeout.as_micros()).unwrap_or(i64::MAX);
         let deadline = TimeVal::microseconds(microseconds);
         setsockopt(&socket.inner, ReceiveTimeout, &deadline)?;
@@ -72,7 +81,7 @@ impl Socket {
         bind(inner.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         Ok(Self {
             inner,
-            received: vec![0; LONGEST],
+            received: Vec::with_capacity(LONGEST),
         })
     }
 
@@ -117,22 +126,45 @@ impl Socket {
     /// `EAGAIN` when the deadline passed, `ENOSPC` when the datagram is longer than any should be,
     /// `ENOBUFS` when the kernel had no room for one and dropped it.
     pub fn receive(&mut self) -> io::Result<Messages<'_>> {
-        let fd = self.inner.as_raw_fd();
-        let len = loop {
-            let mut room = [IoSliceMut::new(&mut self.received)];
-            let datagram = recvmsg::<NetlinkAddr>(fd, &mut room, None, MsgFlags::empty());
-            match datagram {
+        loop {
+            match self.receive_into_room() {
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
                 // A process may send here too.
-                Ok(datagram) if datagram.address.is_none_or(|from| from.pid() != KERNEL) => {}
-                Ok(datagram) if datagram.flags.contains(MsgFlags::MSG_TRUNC) => {
-                    return Err(Errno::ENOSPC.into());
-                }
-                Ok(datagram) => break datagram.bytes,
+                Ok(Datagram { from, .. }) if from != Some(KERNEL) => {}
+                Ok(Datagram { is_cut: true, .. }) => return Err(Errno::ENOSPC.into()),
+                Ok(_) => return Ok(Messages(&self.received)),
             }
+        }
+    }
+
+    fn receive_into_room(&mut self) -> Result<Datagram, Errno> {
+        self.received.clear();
+        let room = self.received.spare_capacity_mut();
+        let mut room = libc::iovec {
+            iov_base: room.as_mut_ptr().cast(),
+            iov_len: room.len(),
         };
-        Ok(Messages(self.received.get(..len).unwrap_or_default()))
+        // SAFETY: both are plain numbers and pointers, for which zero is a value.
+        let (mut from, mut message) = unsafe {
+            let from: libc::sockaddr_nl = mem::zeroed();
+            let message: libc::msghdr = mem::zeroed();
+            (from, message)
+        };
+        message.msg_name = (&raw mut from).cast();
+        message.msg_namelen = size_of_val(&from) as libc::socklen_t;
+        message.msg_iov = &raw mut room;
+        message.msg_iovlen = 1;
+        // SAFETY: what the header points to is alive and as long as it says.
+        let received = unsafe { libc::recvmsg(self.inner.as_raw_fd(), &raw mut message, 0) };
+        let len = usize::try_from(received).map_err(|_| Errno::last())?;
+        // SAFETY: the kernel has written so many octets to the room, and not more.
+        unsafe { self.received.set_len(len) };
+        let is_netlink = message.msg_namelen as usize == size_of_val(&from);
+        Ok(Datagram {
+            from: is_netlink.then_some(from.nl_pid),
+            is_cut: message.msg_flags & libc::MSG_TRUNC != 0,
+        })
     }
 
     /// Closes it without the wait that closing one has.
@@ -265,7 +297,8 @@ mod tests {
 
     #[test]
     fn the_kernel_is_heard() {
-        let mut socket = Socket::open(Duration::from_secs(5)).unwrap();
+        let mut socket =
+            Socket::open(SockProtocol::NetlinkNetFilter, Duration::from_secs(5)).unwrap();
         socket.send(&question()).unwrap();
         let answers: Vec<Vec<u8>> = socket
             .receive()
@@ -280,8 +313,9 @@ mod tests {
 
     #[test]
     fn a_datagram_that_is_too_long_is_an_error() {
-        let mut socket = Socket::open(Duration::from_secs(5)).unwrap();
-        socket.received.truncate(20);
+        let mut socket =
+            Socket::open(SockProtocol::NetlinkNetFilter, Duration::from_secs(5)).unwrap();
+        socket.received = Vec::with_capacity(20);
         socket.send(&question()).unwrap();
         let error = socket.receive().map(|_| ()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
@@ -289,7 +323,8 @@ mod tests {
 
     #[test]
     fn silence_ends() {
-        let mut socket = Socket::open(Duration::from_millis(10)).unwrap();
+        let mut socket =
+            Socket::open(SockProtocol::NetlinkNetFilter, Duration::from_millis(10)).unwrap();
         let error = socket.receive().map(|_| ()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
     }
@@ -313,7 +348,7 @@ mod tests {
 
     #[test]
     fn room_that_is_there_is_not_asked_for() {
-        let socket = Socket::open(Duration::from_secs(5)).unwrap();
+        let socket = Socket::open(SockProtocol::NetlinkNetFilter, Duration::from_secs(5)).unwrap();
         let before = getsockopt(&socket.inner, SndBuf).unwrap();
         assert_eq!(socket.room_for(1000).unwrap(), before - 32);
         assert_eq!(getsockopt(&socket.inner, SndBuf).unwrap(), before);
