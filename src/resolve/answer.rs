@@ -67,9 +67,13 @@ impl Chain {
                     && !matches!(record.data, RData::Update0(_))
                     && of_last(record)
             };
-            if response.answers.iter().any(wanted) {
-                response.answers.retain(wanted);
-                return Reading::Records(response.answers);
+            let first = response.answers.iter().position(wanted);
+            if let Some(first) = first {
+                // Those before it are known, and most answers have one alone.
+                let mut rest = response.answers.split_off(first);
+                let others = rest.split_off(1).into_iter().filter(wanted);
+                rest.extend(others);
+                return Reading::Records(rest);
             }
             let alias = response
                 .answers

@@ -161,15 +161,19 @@ fn write_in_place(path: &Path, block: &str) -> io::Result<()> {
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)?;
     let old = file::content(&file, LIMIT)?;
-    overwrite(&file, &with_block(&old, block)).inspect_err(|_| {
+    overwrite(&file, &with_block(&old, block), old.len()).inspect_err(|_| {
         // The first error is the one to report.
-        let _ = overwrite(&file, &old);
+        let _ = overwrite(&file, &old, usize::MAX);
     })
 }
 
-fn overwrite(file: &File, content: &[u8]) -> io::Result<()> {
+/// Writes `content` in place of at most `there` octets.
+fn overwrite(file: &File, content: &[u8], there: usize) -> io::Result<()> {
     file.write_all_at(content, 0)?;
-    file.set_len(content.len() as u64)
+    if there > content.len() {
+        file.set_len(content.len() as u64)?;
+    }
+    Ok(())
 }
 
 /// The block, or nothing for no answers.

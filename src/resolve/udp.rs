@@ -20,9 +20,12 @@ use std::{
 
 use hickory_resolver::{
     net::udp::MAX_RECEIVE_BUFFER_SIZE,
-    proto::op::{
-        DnsRequest, DnsRequestOptions, Message, MessageType, Query,
-        ResponseCode::{NXDomain, NoError},
+    proto::{
+        op::{
+            DnsRequest, DnsRequestOptions, Message, MessageType, Query,
+            ResponseCode::{NXDomain, NoError},
+        },
+        rr::RecordType,
     },
 };
 use nix::errno::Errno;
@@ -65,7 +68,11 @@ struct Waiting {
 
 impl Lane {
     /// `ignored` counts the datagrams that are no answer to a query.
-    pub(super) fn new(server: SocketAddr, ignored: &Arc<AtomicU64>) -> io::Result<Self> {
+    pub(super) fn new(
+        server: SocketAddr,
+        room: usize,
+        ignored: &Arc<AtomicU64>,
+    ) -> io::Result<Self> {
         let any = match server {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -76,7 +83,7 @@ impl Lane {
             socket: UdpSocket::from_std(socket)?,
             server,
             connected: AtomicBool::new(false),
-            waiting: Mutex::default(),
+            waiting: Mutex::new(HashMap::with_capacity(room)),
             ignored: Arc::clone(ignored),
         })
     }
@@ -171,6 +178,42 @@ pub(super) fn answers(message: &Message, question: &Query) -> bool {
         }
 }
 
+/// The query as a datagram (RFC 1035 section 4): a header, a question, and with EDNS the size of an
+/// answer that has room (RFC 6891 section 6.1). A start sends hundreds, and the library's
+/// encoder, which is there for every kind of message, takes a tenth of its instructions for them.
+fn query(id: u16, question: &Query, edns: bool) -> Vec<u8> {
+    /// RD: the answer is wanted, not the way to it.
+    const RECURSION: u16 = 0x0100;
+    let mut octets = Vec::with_capacity(MAX_QUERY);
+    let mut put = |number: u16| octets.extend_from_slice(&number.to_be_bytes());
+    for number in [id, RECURSION, 1, 0, 0, edns.into()] {
+        put(number);
+    }
+    for label in question.name() {
+        // At most 63 octets long.
+        octets.push(u8::try_from(label.len()).unwrap_or_default());
+        octets.extend_from_slice(label);
+    }
+    octets.push(0);
+    let mut put = |number: u16| octets.extend_from_slice(&number.to_be_bytes());
+    put(question.query_type().into());
+    put(question.query_class().into());
+    if edns {
+        // Owner, type, and in place of the class the size; no flags and no options.
+        octets.push(0);
+        for number in [RecordType::OPT.into(), ROOM, 0, 0, 0] {
+            octets.extend_from_slice(&u16::to_be_bytes(number));
+        }
+    }
+    octets
+}
+
+/// A header, the longest name, type and class, and EDNS.
+const MAX_QUERY: usize = 12 + 255 + 4 + 11;
+
+/// What an answer may be long without fragments: the library's, and DNS flag day 2020's.
+const ROOM: u16 = 1232;
+
 /// The query as a message under a random id.
 pub(super) fn message(question: &Query, edns: bool) -> DnsRequest {
     let mut options = DnsRequestOptions::default();
@@ -214,15 +257,9 @@ impl<'a> Ticket<'a> {
 
     /// Sends the query, again where it was sent before.
     pub(super) async fn send(&self) -> Result<(), Broken> {
-        let octets = self.octets()?;
+        let octets = query(self.id, self.question, self.edns);
         let sent = self.lane.send(&octets).await.map_err(Broken::from);
         sent.inspect_err(|broken| self.lane.fail(*broken))
-    }
-
-    fn octets(&self) -> Result<Vec<u8>, Broken> {
-        let mut request = message(self.question, self.edns);
-        request.metadata.id = self.id;
-        request.to_vec().map_err(|_| Broken::Malformed)
     }
 
     /// Sends the query from now on without EDNS, or with it again.
@@ -249,6 +286,35 @@ impl Drop for Ticket<'_> {
             && entry.get().outcome.is_closed()
         {
             entry.remove();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use hickory_resolver::proto::rr::Name;
+
+    #[test]
+    fn a_query_is_what_the_library_writes() {
+        let long = format!(
+            "{}.{}.{}.{}",
+            "a".repeat(63),
+            "b".repeat(63),
+            "c".repeat(63),
+            "d".repeat(61)
+        );
+        for name in [".", "a.", "Api.example.org.", "_dmarc.example.org.", &long] {
+            for kind in [RecordType::A, RecordType::AAAA, RecordType::HTTPS] {
+                for edns in [false, true] {
+                    let question = Query::query(Name::from_ascii(name).unwrap(), kind);
+                    let mut theirs = message(&question, edns);
+                    theirs.metadata.id = 0xbeef;
+                    assert_eq!(query(0xbeef, &question, edns), theirs.to_vec().unwrap());
+                }
+            }
         }
     }
 }
