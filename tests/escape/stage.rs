@@ -55,6 +55,8 @@ pub const SETUID: &str = "/etc/world/setuid";
 pub const FILE_CAPABILITIES: &str = "/etc/world/capable";
 /// A program that root runs.
 pub const TOOL: &str = "/etc/world/tool";
+/// Where `egress-init status` asks.
+pub const STATUS_SOCKET: &str = "/etc/beacon-code/egress-init.sock";
 /// The role of a process with every capability in the pid namespace of the command.
 pub const BYSTANDER: &str = "__bystander";
 
@@ -361,6 +363,13 @@ impl Stage {
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n", "the runner did not start: {way:?}");
+        if matches!(way, Way::Fenced(configuration) if configuration.is_proxy) {
+            // The last of the files of a start, which comes when the command may run already.
+            let began = Instant::now();
+            while !Path::new(STATUS_SOCKET).exists() && began.elapsed() < Duration::from_secs(5) {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
         let neighbour = neighbour_in(child.id(), &[]);
         Runner {
             child,
