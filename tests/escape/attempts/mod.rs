@@ -2,6 +2,8 @@
 
 mod binding;
 mod dns;
+mod dns_names;
+mod dns_shapes;
 mod families;
 mod files;
 mod forged;
@@ -211,6 +213,8 @@ pub fn all() -> Vec<Attempt> {
         reuse::attempts(),
         forged::attempts(),
         dns::attempts(),
+        dns_names::attempts(),
+        dns_shapes::attempts(),
         link::attempts(),
         uring::attempts(),
         families::foreign(),
