@@ -24,13 +24,14 @@ use nix::{
 
 use crate::{
     attempts::{Context, Heirloom, Said},
-    sniffer::{Sniffer, forwarded, in_network_of},
+    resolvers::{ASKS_IT, docker_rules, nameserver, resolvers},
+    sniffer::{Sniffer, in_network_of},
     support::{
         harness::has_second_uid,
         outside::echo,
         sys,
         world::{
-            ALLOWLIST, BINARY, ELSEWHERE, PROBE, SENTINEL, World, file, forget, nft, sysctl, table,
+            ALLOWLIST, BINARY, ELSEWHERE, PROBE, SENTINEL, World, file, forget, sysctl, table,
         },
     },
 };
@@ -165,6 +166,9 @@ impl Stage {
             ("ipv4/tcp_fastopen", "5"),
             ("ipv6/conf/all/seg6_enabled", "1"),
             ("ipv6/conf/eth0/seg6_enabled", "1"),
+            // The kernel's errors may leave whenever there is one.
+            ("ipv6/icmp/ratelimit", "0"),
+            ("ipv4/icmp_ratelimit", "0"),
         ] {
             // Not every kernel has all of them.
             let _ = fs::write(format!("/proc/sys/net/{name}"), value);
@@ -307,6 +311,11 @@ impl Stage {
 
     /// The words that start a program in this way.
     pub fn words(&self, way: &Way) -> Vec<String> {
+        self.words_with(way, &[])
+    }
+
+    /// The same, with more options for egress-init.
+    fn words_with(&self, way: &Way, more: &[&str]) -> Vec<String> {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         match way {
             Way::Open { root: true } => words(&[PROBE, "__init"]),
@@ -326,7 +335,7 @@ impl Stage {
                 "--inh-caps=-all",
             ]),
             Way::Fenced(configuration) if configuration.by != Entry::Itself => {
-                let list = LIST.join(" ");
+                let list = [&LIST[..], more].concat().join(" ");
                 let enforced = match configuration.by {
                     Entry::Watch => format!(
                         "{BINARY} apply --watch {list} >/dev/null & \
@@ -339,10 +348,12 @@ impl Stage {
             }
             Way::Fenced(configuration) => {
                 let command = self.egress(configuration);
-                std::iter::once(command.get_program())
+                let mut words: Vec<_> = std::iter::once(command.get_program())
                     .chain(command.get_args())
                     .map(|word| word.to_str().unwrap().to_owned())
-                    .collect()
+                    .collect();
+                words.splice(1..1, more.iter().map(|word| (*word).to_owned()));
+                words
             }
             Way::Instead(words) => words.clone(),
         }
@@ -395,7 +406,7 @@ impl Stage {
         let heir = Heir::new(heirloom, v6);
         let mut command = contained();
         command
-            .args(self.words(way))
+            .args(self.words_with(way, heir.options))
             .args([PROBE, "__attempt"])
             .arg(serde_json::to_string(&[context]).unwrap())
             .stdin(heir.stdin())
@@ -649,6 +660,8 @@ fn end_the_rest() {
 struct Heir {
     stdin: Option<OwnedFd>,
     leaked: Option<OwnedFd>,
+    /// What the start is told.
+    options: &'static [&'static str],
     /// What has to live as long as the attempt.
     _kept: Vec<OwnedFd>,
 }
@@ -673,6 +686,7 @@ impl Heir {
             socket.into()
         };
         let (stdin, leaked, kept) = match heirloom {
+            Heirloom::Nameserver => (None, None, Vec::new()),
             Heirloom::Connection => (Some(connection()), None, Vec::new()),
             Heirloom::Datagrams => (Some(datagrams(true)), None, Vec::new()),
             Heirloom::Unconnected => {
@@ -704,9 +718,16 @@ impl Heir {
                 (Some(theirs.into()), None, vec![ours.into(), first, second])
             }
         };
+        let options = if heirloom == Heirloom::Nameserver {
+            nameserver(any);
+            ASKS_IT[usize::from(any.is_ipv6())]
+        } else {
+            &[]
+        };
         Self {
             stdin,
             leaked,
+            options,
             _kept: kept,
         }
     }
@@ -750,76 +771,4 @@ fn programs(outside: u32) {
         None::<&str>,
     )
     .expect("the namespace as a file");
-}
-
-/// Resolvers on loopback that forward from elsewhere, as Docker's and others do: whatever
-/// reaches one is seen outside.
-fn resolvers(on_port_53: bool) {
-    for address in [
-        "127.0.0.1:53",
-        "[::1]:53",
-        "127.0.0.53:53",
-        "10.77.0.2:53",
-        "[fd77::2]:53",
-        "127.0.0.11:4053",
-    ] {
-        let address: SocketAddr = address.parse().unwrap();
-        // Where egress-init is the resolver, it needs the port.
-        if address.port() == 53 && !on_port_53 {
-            continue;
-        }
-        let socket = shared_port(address);
-        thread::spawn(move || {
-            let mut buffer = [0; 2048];
-            while let Ok(length) = socket.recv(&mut buffer) {
-                forwarded(&buffer[..length]);
-            }
-        });
-        let listener = TcpListener::bind(address).expect("the port is free");
-        thread::spawn(move || {
-            for mut stream in listener.incoming().flatten() {
-                thread::spawn(move || {
-                    let mut buffer = [0; 2048];
-                    while let Ok(length @ 1..) = stream.read(&mut buffer) {
-                        forwarded(&buffer[..length]);
-                    }
-                });
-            }
-        });
-    }
-    docker_rules();
-}
-
-/// A UDP socket whose port others may have too, at other addresses.
-fn shared_port(address: SocketAddr) -> UdpSocket {
-    use nix::sys::socket::{
-        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
-    };
-    let family = if address.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
-    let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).unwrap();
-    setsockopt(&socket, sockopt::ReuseAddr, &true).unwrap();
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(address)).expect("the port is free");
-    socket.into()
-}
-
-/// Docker's nat rules for its resolver, as they are in the namespace of a container.
-fn docker_rules() {
-    nft("add table ip docker_like
-         delete table ip docker_like
-         table ip docker_like {
-             chain output {
-                 type nat hook output priority -100; policy accept;
-                 ip daddr 127.0.0.11 tcp dport 53 dnat to 127.0.0.11:4053
-                 ip daddr 127.0.0.11 udp dport 53 dnat to 127.0.0.11:4053
-             }
-             chain postrouting {
-                 type nat hook postrouting priority 100; policy accept;
-                 ip saddr 127.0.0.11 tcp sport 4053 snat to 127.0.0.11:53
-                 ip saddr 127.0.0.11 udp sport 4053 snat to 127.0.0.11:53
-             }
-         }");
 }

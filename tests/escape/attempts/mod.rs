@@ -14,6 +14,7 @@ mod namespaces;
 mod privileges;
 mod resources;
 mod reuse;
+mod standing_in;
 mod transport;
 mod uring;
 
@@ -37,6 +38,7 @@ use crate::{
 
 pub use families::{SCAN, heading, is_beyond_the_rules, scan, stays_here};
 pub use privileges::{NO_SUPERVISOR, undo};
+pub use standing_in::{SHARED, serve};
 
 /// What stands in the way of an attempt, and so what its positive control goes without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +80,8 @@ pub enum Heirloom {
     /// As standard input, a Unix socket through which a neighbour without privileges passes a
     /// UDP socket and a connection, both from before the start.
     Neighbour,
+    /// Nothing; but the start asks a nameserver on loopback, whose port others may share.
+    Nameserver,
     /// Above standard error, a packet socket.
     PacketSocket,
     /// As standard input, a TCP socket that is bound and has not connected yet.
@@ -215,6 +219,7 @@ pub fn all() -> Vec<Attempt> {
         dns::attempts(),
         dns_names::attempts(),
         dns_shapes::attempts(),
+        standing_in::attempts(),
         link::attempts(),
         uring::attempts(),
         families::foreign(),
