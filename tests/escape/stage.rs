@@ -58,6 +58,8 @@ pub const FILE_CAPABILITIES: &str = "/etc/world/capable";
 pub const TOOL: &str = "/etc/world/tool";
 /// Where `egress-init status` asks.
 pub const STATUS_SOCKET: &str = "/etc/beacon-code/egress-init.sock";
+/// Where the message queues of the command's namespace are seen.
+pub const QUEUES: &str = "/etc/world/queues";
 /// The role of a process with every capability in the pid namespace of the command.
 pub const BYSTANDER: &str = "__bystander";
 
@@ -94,6 +96,7 @@ pub fn bystander_main(is_plain: bool) {
 /// The entry of `__init`: a process 1 with every capability above the command, as a supervisor.
 pub fn init_main(words: &[&str]) -> std::process::ExitCode {
     let _socket = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0).expect("it has capabilities");
+    crate::attempts::leave_objects();
     let status = Command::new(words[0]).args(&words[1..]).status();
     let code = status.ok().and_then(|status| status.code()).unwrap_or(1);
     std::process::ExitCode::from(u8::try_from(code).unwrap_or(1))
@@ -176,6 +179,7 @@ impl Stage {
         // Forwarding takes the learnt router away, never the configured one.
         sysctl("ipv6/conf/eth0/accept_ra", "0");
         programs(world.outside.id());
+        fs::create_dir_all(QUEUES).unwrap();
         resolvers(has_resolvers);
         in_network_of(world.outside.id(), || {
             let ftp = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 21)).expect("port 21 is free");
@@ -477,11 +481,14 @@ impl Snapshot {
     }
 }
 
-/// A pid namespace of its own, and /proc of it.
+/// A pid namespace of its own, and /proc of it; one of System V objects and message queues too,
+/// so that what is in it is of one start.
 fn contained() -> Command {
+    let mount = format!("mount -t mqueue queues {QUEUES} 2>/dev/null; exec \"$@\"");
     let mut command = Command::new("unshare");
     command
-        .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"])
+        .args(["sh", "-c", &mount, "sh"])
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .current_dir("/");

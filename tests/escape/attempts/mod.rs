@@ -15,6 +15,7 @@ mod privileges;
 mod resources;
 mod reuse;
 mod standing_in;
+mod supervisor;
 mod transport;
 mod uring;
 
@@ -39,6 +40,7 @@ use crate::{
 pub use families::{SCAN, heading, is_beyond_the_rules, scan, stays_here};
 pub use privileges::{NO_SUPERVISOR, undo};
 pub use standing_in::{SHARED, serve};
+pub use supervisor::leave_objects;
 
 /// What stands in the way of an attempt, and so what its positive control goes without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,6 +228,7 @@ pub fn all() -> Vec<Attempt> {
         inherited::attempts(),
         namespaces::attempts(),
         privileges::attempts(),
+        supervisor::attempts(),
         files::attempts(),
         resources::attempts(),
     ]
