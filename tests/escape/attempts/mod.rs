@@ -12,6 +12,7 @@ mod inherited;
 mod link;
 mod namespaces;
 mod privileges;
+mod related;
 mod resources;
 mod reuse;
 mod standing_in;
@@ -218,6 +219,7 @@ pub fn all() -> Vec<Attempt> {
         binding::attempts(),
         reuse::attempts(),
         forged::attempts(),
+        related::attempts(),
         dns::attempts(),
         dns_names::attempts(),
         dns_shapes::attempts(),
