@@ -36,6 +36,9 @@ pub struct Outcome {
     /// Octets of its choice in what section 6 lets every host say to its neighbours, and in how
     /// many packets.
     pub carried: (usize, usize),
+    /// Lookups for the listed name, of types of its choice.
+    #[serde(default)]
+    pub asked: usize,
     /// Not tried in this configuration, and why.
     pub left_out: Option<String>,
 }
@@ -307,7 +310,7 @@ impl<'a> Campaign<'a> {
             _ => Start::Over,
         };
         let mut runner = Some(self.start(way));
-        let stray = self.strays(Start::Running).0;
+        let stray = self.strays(Start::Running).escaped;
         if !stray.is_empty() {
             notes.push(format!("during the start: {}", some_of(stray)));
         }
@@ -326,7 +329,7 @@ impl<'a> Campaign<'a> {
             } else {
                 let context = numbered.context(configuration.name);
                 let began = Instant::now();
-                let (late, _) = self.strays(own);
+                let late = self.strays(own).escaped;
                 if !late.is_empty() {
                     notes.push(format!("before {}: {}", attempt.name, some_of(late)));
                 }
@@ -345,7 +348,7 @@ impl<'a> Campaign<'a> {
                 };
                 let is_alive = said.is_some();
                 let said = only(said, &context);
-                let (escaped, carried) = self.strays(own);
+                let strays = self.strays(own);
                 if attempt.launch != Launch::Shared {
                     if configuration.is_proxy {
                         self.stage.clear();
@@ -359,8 +362,9 @@ impl<'a> Campaign<'a> {
                     outcome.left_out = Some("process 1 is the command itself".to_owned());
                 }
                 outcome.said = said.said.clone();
-                outcome.escaped = escaped;
-                outcome.carried = carried;
+                outcome.escaped = strays.escaped;
+                outcome.carried = strays.carried;
+                outcome.asked = strays.asked;
                 self.hold_to_the_rate(&mut outcome, began.elapsed());
                 if attempt.evidence == Evidence::Hold && said.ok {
                     outcome.escaped.push("it got hold of it".to_owned());
@@ -385,7 +389,7 @@ impl<'a> Campaign<'a> {
         self.sockets_fenced(configuration, own, &mut runner);
         // What the kernel sends later on its own.
         std::thread::sleep(Duration::from_millis(1100));
-        let (late, _) = self.strays(own);
+        let late = self.strays(own).escaped;
         if !late.is_empty() {
             notes.push(format!("after the last attempt: {}", some_of(late)));
         }
@@ -479,31 +483,48 @@ impl<'a> Campaign<'a> {
     }
 
     /// What arrived that must not have, and what was carried by what may.
-    fn strays(&self, start: Start) -> (Vec<String>, (usize, usize)) {
-        let (mut escaped, mut octets, mut packets) = (Vec::new(), 0, 0);
+    fn strays(&self, start: Start) -> Strays {
+        let mut strays = Strays::default();
         for frame in self.stage.sniffer.take() {
             match judge(&frame, start) {
                 Verdict::Allowed => {}
                 Verdict::Carried(count) => {
-                    octets += count;
-                    packets += 1;
+                    strays.carried.0 += count;
+                    strays.carried.1 += 1;
                 }
-                Verdict::Escape(what) => escaped.push(what),
+                Verdict::Asked => strays.asked += 1,
+                Verdict::Escape(what) => strays.escaped.push(what),
             }
         }
-        (escaped, (octets, packets))
+        strays
     }
 
-    /// Section 6 lets neighbours hear twenty packets a second, and fifty at once.
+    /// Section 6 lets neighbours hear twenty packets a second, and fifty at once; the resolver asks
+    /// for types of the command's choice twenty times a second, and a hundred times at once.
     fn hold_to_the_rate(&self, outcome: &mut Outcome, elapsed: Duration) {
+        let limit = |burst: f64| burst + 20.0 * (elapsed.as_secs_f64() + 0.5);
         let (_, packets) = outcome.carried;
-        let limit = 50.0 + 20.0 * (elapsed.as_secs_f64() + 0.5);
-        if packets as f64 > limit {
+        if packets as f64 > limit(50.0) {
             outcome.escaped.push(format!(
                 "{packets} reports to the link, more than the rate allows"
             ));
         }
+        if outcome.asked as f64 > limit(100.0) {
+            outcome.escaped.push(format!(
+                "{} lookups of types of its choice, more than the rate allows",
+                outcome.asked
+            ));
+        }
     }
+}
+
+/// What arrived since this was last asked.
+#[derive(Default)]
+struct Strays {
+    escaped: Vec<String>,
+    /// Octets and packets.
+    carried: (usize, usize),
+    asked: usize,
 }
 
 /// As much of a list as a line has room for.

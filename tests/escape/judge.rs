@@ -16,6 +16,14 @@ const OPEN_DNS: [(u8, u16); 2] = [(6, 53), (17, 53)];
 /// The name whose addresses they are of, as it is in a DNS question.
 const LISTED: &[u8] = b"\x03api\x07example\x03org\x00";
 
+/// What follows the id of a query with one question, and of one with EDNS as well: RD and nothing
+/// else.
+const PLAIN_HEADER: &[u8] = &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+const EDNS_HEADER: &[u8] = &[1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+const CLASS_IN: [u8; 2] = [0, 1];
+/// A record of EDNS without options, for answers of 1232 octets.
+const EDNS: &[u8] = &[0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0];
+
 /// The judge's word on a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -23,6 +31,9 @@ pub enum Verdict {
     Allowed,
     /// Section 6 lets it out, and this many octets in it were the command's to choose.
     Carried(usize),
+    /// A lookup for the listed name, of a type that the command chose: two octets, which the
+    /// resolver of mode `proxy` passes on within a rate.
+    Asked,
     /// It must not have left; what it is.
     Escape(String),
 }
@@ -194,8 +205,10 @@ impl<'a> Packet<'a> {
         {
             return Verdict::Allowed;
         }
-        if start == Start::Running && self.is_own_query() {
-            return Verdict::Allowed;
+        if start == Start::Running
+            && let Some(verdict) = self.own_query()
+        {
+            return verdict;
         }
         let to_api = API.contains(&self.to);
         if to_api && self.is_later_fragment && matches!(self.protocol, 17) {
@@ -231,21 +244,25 @@ impl<'a> Packet<'a> {
                 .is_some_and(|(port, protocol)| allowed.contains(&(*protocol, port)))
     }
 
-    /// A question of egress-init for the listed name, one of its nameservers.
-    fn is_own_query(&self) -> bool {
-        let Some([_, port]) = self.ports() else {
-            return false;
-        };
-        if !DNS.contains(&SocketAddr::new(self.to, port)) {
-            return false;
+    /// A question of egress-init for the listed name, one of its nameservers. Of what the command
+    /// asks only the type may be in there: all else is as egress-init writes it, to the letter.
+    fn own_query(&self) -> Option<Verdict> {
+        let [_, port] = self.ports()?;
+        if self.protocol != 17 || !DNS.contains(&SocketAddr::new(self.to, port)) {
+            return None;
         }
-        let question = self.payload.get(8 + 12..).unwrap_or_default();
-        // Type, class and EDNS without options at most.
-        self.protocol == 17
-            && question
-                .get(..LISTED.len())
-                .is_some_and(|name| name.eq_ignore_ascii_case(LISTED))
-            && question.len() <= LISTED.len() + 4 + 11
+        // Behind the header of UDP and the id, which is random.
+        let (header, question) = self.payload.get(8 + 2..)?.split_at_checked(10)?;
+        let (kind, rest) = question.strip_prefix(LISTED)?.split_first_chunk()?;
+        let additional = rest.strip_prefix(&CLASS_IN)?;
+        let is_plain = header == PLAIN_HEADER && additional.is_empty()
+            || header == EDNS_HEADER && additional == EDNS;
+        let verdict = match u16::from_be_bytes(*kind) {
+            // A, AAAA, SVCB, HTTPS: what any program asks for that connects.
+            1 | 28 | 64 | 65 => Verdict::Allowed,
+            _ => Verdict::Asked,
+        };
+        is_plain.then_some(verdict)
     }
 
     fn hop_limit_is_of_the_link(&self) -> bool {

@@ -28,6 +28,7 @@ mod judge;
 mod plants;
 mod races;
 mod report;
+mod resolvers;
 mod sniffer;
 mod stage;
 mod sys;

@@ -75,7 +75,7 @@ const fn launch(
 /// No weakness at all.
 pub const NONE: Plant = rules("none", "", "nothing is weak", "");
 
-pub const PLANTS: [Plant; 29] = [
+pub const PLANTS: [Plant; 31] = [
     rules(
         "rule-removed",
         "transport: UDP, sendto, IPv4",
@@ -94,6 +94,12 @@ pub const PLANTS: [Plant; 29] = [
         "inherited: a connection from before the start, as standard input, IPv4",
         "established flows pass whatever their mark",
         "insert rule inet egress_init output ct state established,related accept",
+    ),
+    rules(
+        "related-any",
+        "related flows: an error about a datagram over loopback, as if from elsewhere, IPv6",
+        "what is related to a flow passes whatever its mark",
+        "insert rule inet egress_init output ct state related accept",
     ),
     rules(
         "dns-open",
@@ -196,6 +202,13 @@ pub const PLANTS: [Plant; 29] = [
         weakness: Weakness::ProxyRules("flush chain inet egress_init depart"),
         needs_user: false,
     },
+    Plant {
+        name: "answers-of-anybody",
+        catcher: "standing in: beside a nameserver on loopback, its answers, IPv4",
+        what: "in mode proxy, nobody asks who answers on loopback in place of a nameserver",
+        weakness: Weakness::ProxyRules("insert rule inet egress_init output oif lo accept"),
+        needs_user: true,
+    },
     launch("capability-kept-raw",
         "privileges: every capability, then a packet socket", "the command keeps CAP_NET_RAW", &[
         "--inh-caps=-all,+net_raw",
@@ -269,7 +282,7 @@ pub const PLANTS: [Plant; 29] = [
 impl Plant {
     pub fn named(name: &str) -> Option<&'static Self> {
         // A constant has no address; the table is read once a run.
-        static TABLE: [Plant; 29] = PLANTS;
+        static TABLE: [Plant; 31] = PLANTS;
         TABLE.iter().find(|plant| plant.name == name)
     }
 

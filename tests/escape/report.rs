@@ -130,6 +130,9 @@ fn line(name: String, rows: &[&Row], configurations: &[String]) -> Line {
                                 let (octets, packets) = outcome.carried;
                                 format!("carried {octets} octets in {packets} packets")
                             }
+                            (None, true) if outcome.asked > 0 => {
+                                format!("closed, types asked for: {}", outcome.asked)
+                            }
                             (None, true) => match outcome.said.as_str() {
                                 "sent" => "closed".to_owned(),
                                 said => format!("closed, {said}"),

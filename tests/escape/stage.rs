@@ -24,13 +24,14 @@ use nix::{
 
 use crate::{
     attempts::{Context, Heirloom, Said},
-    sniffer::{Sniffer, forwarded, in_network_of},
+    resolvers::{ASKS_IT, docker_rules, nameserver, resolvers},
+    sniffer::{Sniffer, in_network_of},
     support::{
         harness::has_second_uid,
         outside::echo,
         sys,
         world::{
-            ALLOWLIST, BINARY, ELSEWHERE, PROBE, SENTINEL, World, file, forget, nft, sysctl, table,
+            ALLOWLIST, BINARY, ELSEWHERE, PROBE, SENTINEL, World, file, forget, sysctl, table,
         },
     },
 };
@@ -55,6 +56,10 @@ pub const SETUID: &str = "/etc/world/setuid";
 pub const FILE_CAPABILITIES: &str = "/etc/world/capable";
 /// A program that root runs.
 pub const TOOL: &str = "/etc/world/tool";
+/// Where `egress-init status` asks.
+pub const STATUS_SOCKET: &str = "/etc/beacon-code/egress-init.sock";
+/// Where the message queues of the command's namespace are seen.
+pub const QUEUES: &str = "/etc/world/queues";
 /// The role of a process with every capability in the pid namespace of the command.
 pub const BYSTANDER: &str = "__bystander";
 
@@ -91,6 +96,7 @@ pub fn bystander_main(is_plain: bool) {
 /// The entry of `__init`: a process 1 with every capability above the command, as a supervisor.
 pub fn init_main(words: &[&str]) -> std::process::ExitCode {
     let _socket = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0).expect("it has capabilities");
+    crate::attempts::leave_objects();
     let status = Command::new(words[0]).args(&words[1..]).status();
     let code = status.ok().and_then(|status| status.code()).unwrap_or(1);
     std::process::ExitCode::from(u8::try_from(code).unwrap_or(1))
@@ -163,6 +169,9 @@ impl Stage {
             ("ipv4/tcp_fastopen", "5"),
             ("ipv6/conf/all/seg6_enabled", "1"),
             ("ipv6/conf/eth0/seg6_enabled", "1"),
+            // The kernel's errors may leave whenever there is one.
+            ("ipv6/icmp/ratelimit", "0"),
+            ("ipv4/icmp_ratelimit", "0"),
         ] {
             // Not every kernel has all of them.
             let _ = fs::write(format!("/proc/sys/net/{name}"), value);
@@ -170,6 +179,7 @@ impl Stage {
         // Forwarding takes the learnt router away, never the configured one.
         sysctl("ipv6/conf/eth0/accept_ra", "0");
         programs(world.outside.id());
+        fs::create_dir_all(QUEUES).unwrap();
         resolvers(has_resolvers);
         in_network_of(world.outside.id(), || {
             let ftp = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 21)).expect("port 21 is free");
@@ -305,6 +315,11 @@ impl Stage {
 
     /// The words that start a program in this way.
     pub fn words(&self, way: &Way) -> Vec<String> {
+        self.words_with(way, &[])
+    }
+
+    /// The same, with more options for egress-init.
+    fn words_with(&self, way: &Way, more: &[&str]) -> Vec<String> {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         match way {
             Way::Open { root: true } => words(&[PROBE, "__init"]),
@@ -324,7 +339,7 @@ impl Stage {
                 "--inh-caps=-all",
             ]),
             Way::Fenced(configuration) if configuration.by != Entry::Itself => {
-                let list = LIST.join(" ");
+                let list = [&LIST[..], more].concat().join(" ");
                 let enforced = match configuration.by {
                     Entry::Watch => format!(
                         "{BINARY} apply --watch {list} >/dev/null & \
@@ -337,10 +352,12 @@ impl Stage {
             }
             Way::Fenced(configuration) => {
                 let command = self.egress(configuration);
-                std::iter::once(command.get_program())
+                let mut words: Vec<_> = std::iter::once(command.get_program())
                     .chain(command.get_args())
                     .map(|word| word.to_str().unwrap().to_owned())
-                    .collect()
+                    .collect();
+                words.splice(1..1, more.iter().map(|word| (*word).to_owned()));
+                words
             }
             Way::Instead(words) => words.clone(),
         }
@@ -361,6 +378,13 @@ impl Stage {
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n", "the runner did not start: {way:?}");
+        if matches!(way, Way::Fenced(configuration) if configuration.is_proxy) {
+            // The last of the files of a start, which comes when the command may run already.
+            let began = Instant::now();
+            while !Path::new(STATUS_SOCKET).exists() && began.elapsed() < Duration::from_secs(5) {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
         let neighbour = neighbour_in(child.id(), &[]);
         Runner {
             child,
@@ -386,7 +410,7 @@ impl Stage {
         let heir = Heir::new(heirloom, v6);
         let mut command = contained();
         command
-            .args(self.words(way))
+            .args(self.words_with(way, heir.options))
             .args([PROBE, "__attempt"])
             .arg(serde_json::to_string(&[context]).unwrap())
             .stdin(heir.stdin())
@@ -457,11 +481,14 @@ impl Snapshot {
     }
 }
 
-/// A pid namespace of its own, and /proc of it.
+/// A pid namespace of its own, and /proc of it; one of System V objects and message queues too,
+/// so that what is in it is of one start.
 fn contained() -> Command {
+    let mount = format!("mount -t mqueue queues {QUEUES} 2>/dev/null; exec \"$@\"");
     let mut command = Command::new("unshare");
     command
-        .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"])
+        .args(["sh", "-c", &mount, "sh"])
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .current_dir("/");
@@ -640,6 +667,8 @@ fn end_the_rest() {
 struct Heir {
     stdin: Option<OwnedFd>,
     leaked: Option<OwnedFd>,
+    /// What the start is told.
+    options: &'static [&'static str],
     /// What has to live as long as the attempt.
     _kept: Vec<OwnedFd>,
 }
@@ -664,6 +693,7 @@ impl Heir {
             socket.into()
         };
         let (stdin, leaked, kept) = match heirloom {
+            Heirloom::Nameserver => (None, None, Vec::new()),
             Heirloom::Connection => (Some(connection()), None, Vec::new()),
             Heirloom::Datagrams => (Some(datagrams(true)), None, Vec::new()),
             Heirloom::Unconnected => {
@@ -695,9 +725,16 @@ impl Heir {
                 (Some(theirs.into()), None, vec![ours.into(), first, second])
             }
         };
+        let options = if heirloom == Heirloom::Nameserver {
+            nameserver(any);
+            ASKS_IT[usize::from(any.is_ipv6())]
+        } else {
+            &[]
+        };
         Self {
             stdin,
             leaked,
+            options,
             _kept: kept,
         }
     }
@@ -741,76 +778,4 @@ fn programs(outside: u32) {
         None::<&str>,
     )
     .expect("the namespace as a file");
-}
-
-/// Resolvers on loopback that forward from elsewhere, as Docker's and others do: whatever
-/// reaches one is seen outside.
-fn resolvers(on_port_53: bool) {
-    for address in [
-        "127.0.0.1:53",
-        "[::1]:53",
-        "127.0.0.53:53",
-        "10.77.0.2:53",
-        "[fd77::2]:53",
-        "127.0.0.11:4053",
-    ] {
-        let address: SocketAddr = address.parse().unwrap();
-        // Where egress-init is the resolver, it needs the port.
-        if address.port() == 53 && !on_port_53 {
-            continue;
-        }
-        let socket = shared_port(address);
-        thread::spawn(move || {
-            let mut buffer = [0; 2048];
-            while let Ok(length) = socket.recv(&mut buffer) {
-                forwarded(&buffer[..length]);
-            }
-        });
-        let listener = TcpListener::bind(address).expect("the port is free");
-        thread::spawn(move || {
-            for mut stream in listener.incoming().flatten() {
-                thread::spawn(move || {
-                    let mut buffer = [0; 2048];
-                    while let Ok(length @ 1..) = stream.read(&mut buffer) {
-                        forwarded(&buffer[..length]);
-                    }
-                });
-            }
-        });
-    }
-    docker_rules();
-}
-
-/// A UDP socket whose port others may have too, at other addresses.
-fn shared_port(address: SocketAddr) -> UdpSocket {
-    use nix::sys::socket::{
-        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
-    };
-    let family = if address.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
-    let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).unwrap();
-    setsockopt(&socket, sockopt::ReuseAddr, &true).unwrap();
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(address)).expect("the port is free");
-    socket.into()
-}
-
-/// Docker's nat rules for its resolver, as they are in the namespace of a container.
-fn docker_rules() {
-    nft("add table ip docker_like
-         delete table ip docker_like
-         table ip docker_like {
-             chain output {
-                 type nat hook output priority -100; policy accept;
-                 ip daddr 127.0.0.11 tcp dport 53 dnat to 127.0.0.11:4053
-                 ip daddr 127.0.0.11 udp dport 53 dnat to 127.0.0.11:4053
-             }
-             chain postrouting {
-                 type nat hook postrouting priority 100; policy accept;
-                 ip saddr 127.0.0.11 tcp sport 4053 snat to 127.0.0.11:53
-                 ip saddr 127.0.0.11 udp sport 4053 snat to 127.0.0.11:53
-             }
-         }");
 }

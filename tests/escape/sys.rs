@@ -235,6 +235,38 @@ pub fn read_memory(pid: i32, address: usize) -> io::Result<u64> {
     Ok(word)
 }
 
+/// Writes one word of another process at this address (process_vm_writev(2)).
+pub fn write_memory(pid: i32, address: usize, word: u64) -> io::Result<()> {
+    let local = libc::iovec {
+        iov_base: (&raw const word).cast_mut().cast(),
+        iov_len: 8,
+    };
+    let remote = libc::iovec {
+        iov_base: ptr::without_provenance_mut(address),
+        iov_len: 8,
+    };
+    // SAFETY: the local vector is one word, which is only read; the remote one is not our memory.
+    let written =
+        unsafe { libc::process_vm_writev(pid, &raw const local, 1, &raw const remote, 1, 0) };
+    checked(written as libc::c_long).map(drop)
+}
+
+/// mq_open(2) of a new queue, which stays.
+pub fn message_queue(name: &std::ffi::CStr) -> io::Result<OwnedFd> {
+    let flags = libc::O_CREAT | libc::O_RDWR;
+    // SAFETY: the name is a C string that lives through the call; no attributes.
+    let fd = checked(unsafe {
+        libc::syscall(
+            libc::SYS_mq_open,
+            name.as_ptr(),
+            flags,
+            0o666,
+            ptr::null::<u8>(),
+        )
+    })?;
+    Ok(owned(fd))
+}
+
 /// A file of the kind that a pointer to a name makes: memfd_create(2).
 pub fn memory_file() -> io::Result<OwnedFd> {
     // SAFETY: the name is a C string that lives through the call.

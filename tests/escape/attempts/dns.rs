@@ -136,7 +136,7 @@ fn docker() -> SocketAddr {
 }
 
 /// A query (RFC 1035, section 4).
-fn query(name: &str, kind: u16) -> Vec<u8> {
+pub(super) fn query(name: &str, kind: u16) -> Vec<u8> {
     let mut octets = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         octets.push(u8::try_from(label.len()).unwrap());

@@ -89,7 +89,7 @@ fn bound(socket: OwnedFd) -> io::Result<OwnedFd> {
 }
 
 /// A UDP socket that says it is there.
-fn freebound(c: &Context, there: SocketAddr) -> io::Result<UdpSocket> {
+pub(super) fn freebound(c: &Context, there: SocketAddr) -> io::Result<UdpSocket> {
     let socket = c.udp()?;
     set(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     free(&socket, c.family())?;
@@ -97,7 +97,7 @@ fn freebound(c: &Context, there: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-fn free(socket: &impl std::os::fd::AsRawFd, family: usize) -> io::Result<()> {
+pub(super) fn free(socket: &impl std::os::fd::AsRawFd, family: usize) -> io::Result<()> {
     let (level, option) = [
         (libc::IPPROTO_IP, libc::IP_FREEBIND),
         (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND),

@@ -2,6 +2,8 @@
 
 mod binding;
 mod dns;
+mod dns_names;
+mod dns_shapes;
 mod families;
 mod files;
 mod forged;
@@ -10,8 +12,11 @@ mod inherited;
 mod link;
 mod namespaces;
 mod privileges;
+mod related;
 mod resources;
 mod reuse;
+mod standing_in;
+mod supervisor;
 mod transport;
 mod uring;
 
@@ -35,6 +40,8 @@ use crate::{
 
 pub use families::{SCAN, heading, is_beyond_the_rules, scan, stays_here};
 pub use privileges::{NO_SUPERVISOR, undo};
+pub use standing_in::{SHARED, serve};
+pub use supervisor::leave_objects;
 
 /// What stands in the way of an attempt, and so what its positive control goes without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +83,8 @@ pub enum Heirloom {
     /// As standard input, a Unix socket through which a neighbour without privileges passes a
     /// UDP socket and a connection, both from before the start.
     Neighbour,
+    /// Nothing; but the start asks a nameserver on loopback, whose port others may share.
+    Nameserver,
     /// Above standard error, a packet socket.
     PacketSocket,
     /// As standard input, a TCP socket that is bound and has not connected yet.
@@ -210,13 +219,18 @@ pub fn all() -> Vec<Attempt> {
         binding::attempts(),
         reuse::attempts(),
         forged::attempts(),
+        related::attempts(),
         dns::attempts(),
+        dns_names::attempts(),
+        dns_shapes::attempts(),
+        standing_in::attempts(),
         link::attempts(),
         uring::attempts(),
         families::foreign(),
         inherited::attempts(),
         namespaces::attempts(),
         privileges::attempts(),
+        supervisor::attempts(),
         files::attempts(),
         resources::attempts(),
     ]

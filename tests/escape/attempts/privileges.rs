@@ -141,12 +141,10 @@ pub fn attempts() -> Vec<Attempt> {
             calls::numbers(libc::SYS_kill, [bystander()?.into(), 0, 0, 0, 0]).map(drop)
         })
         .of_user(),
-        hold("tracing process 1", |_| calls::trace(privileged_init()?)),
-        hold("reading the memory of process 1", |_| {
-            memory(privileged_init()?)
-        }),
+        hold("tracing process 1", |_| calls::trace(keeper()?)),
+        hold("reading the memory of process 1", |_| memory(keeper()?)),
         privileged("the sockets of process 1, by pidfd", |c| {
-            steal(privileged_init()?, c)
+            steal(keeper()?, c)
         }),
         rules("every signal to process 1", signals_to_init),
         hold("a mount over the sentinel's folder", |_| {
@@ -305,17 +303,26 @@ fn tunnel(c: &Context, kind: &str) -> io::Result<()> {
 /// What an attempt on a supervisor says where there is none.
 pub const NO_SUPERVISOR: &str = "process 1 has no privilege either";
 
-/// Process 1, where it has privileges that the command does not: under `--supervise`.
-fn privileged_init() -> io::Result<i32> {
-    let status = fs::read_to_string("/proc/1/status")?;
-    let effective = status
+/// Process 1, where it has privileges that the command does not: under `--supervise`. Else the
+/// process that `apply --watch` left beside the command.
+pub(super) fn keeper() -> io::Result<i32> {
+    let neighbour = bystander().unwrap_or(0);
+    let pids = fs::read_dir("/proc")?;
+    pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .find(|pid| *pid != neighbour && has_capabilities(*pid))
+        .ok_or_else(|| io::Error::other(NO_SUPERVISOR))
+}
+
+fn has_capabilities(pid: i32) -> bool {
+    // The own ones are not somebody else's.
+    if u32::try_from(pid).is_ok_and(|pid| pid == std::process::id()) {
+        return false;
+    }
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
-        .map_or("", str::trim);
-    if u64::from_str_radix(effective, 16).unwrap_or(0) == 0 {
-        return Err(io::Error::other(NO_SUPERVISOR));
-    }
-    Ok(1)
+        .is_some_and(|set| u64::from_str_radix(set.trim(), 16).is_ok_and(|set| set != 0))
 }
 
 fn memory(pid: i32) -> io::Result<()> {
