@@ -33,6 +33,7 @@ cases!(enforcement:
     loopback_stays_open,
     ipv6_that_comes_later_is_closed_already,
     neighbours_still_find_each_other,
+    an_error_about_a_flow_comes_in,
     multicast_reports_carry_next_to_nothing,
 );
 
@@ -370,6 +371,21 @@ fn neighbours_still_find_each_other() {
         reaches(&tcp(API, 443));
     });
     assert!(frames.iter().any(Frame::is_neighbour_talk), "it had to ask");
+}
+
+/// No rule is about ICMP errors: conntrack counts them to the flow that they are about.
+fn an_error_about_a_flow_comes_in() {
+    let world = World::new();
+    // Nobody listens there, which is said by ICMP.
+    let nobody = udp(API, 9);
+    for outcome in world.behind(&["--allow", "api.example.org:9/udp"], &nobody) {
+        assert_eq!(outcome.result, "ECONNREFUSED", "{outcome:?}");
+    }
+    // Without its flow the error stays out, and nothing is heard.
+    nft("insert rule inet egress_init input ct state related drop");
+    for outcome in nobody.iter().map(Step::run) {
+        assert_eq!(outcome.result, "timeout", "{outcome:?}");
+    }
 }
 
 /// Whoever joins groups chooses what the kernel reports of them to the link (RFC 3810 section 5.2).

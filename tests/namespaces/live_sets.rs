@@ -586,7 +586,6 @@ fn a_table_that_was_left_can_be_taken_over() {
         "flush chain inet egress_init divert",
         "add chain inet egress_init output { type filter hook output priority 0; policy accept; }",
         "add table inet egress_init { flags dormant; }",
-        "flush set inet egress_init nd_out",
         "add set inet egress_init other { type ipv4_addr; }",
     ] {
         kernel.replace(&live.ruleset).unwrap();
