@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Looks, judges and prints.
-pub async fn doctor(
+pub fn doctor(
     args: &StartArgs,
     environment: Environment<'_>,
     json: bool,
@@ -23,7 +23,7 @@ pub async fn doctor(
     let privileges = super::privileges(&subject.config.run);
     // Only before a start is the list looked at.
     let names = || names_to_resolve(&subject.config);
-    let facts = gather::gather(&subject, privileges, names, std::env::vars_os()).await;
+    let facts = gather::gather(&subject, privileges, names, std::env::vars_os());
     let report = doctor::examine(&facts);
     let text = if json {
         let text = serde_json::to_string_pretty(&report)

@@ -92,7 +92,7 @@ pub fn plan(args: &StartArgs, json: bool) -> Result<Outcome, Error> {
 pub fn doctor(args: &StartArgs, json: bool) -> Result<Outcome, Error> {
     start_logging(&args.log)?;
     warn_of_unknown_variables();
-    block_on(doctor::doctor(args, ENVIRONMENT, json))?
+    doctor::doctor(args, ENVIRONMENT, json)
 }
 
 /// Logging first, so that whatever is wrong afterwards is logged as asked.

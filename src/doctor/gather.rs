@@ -52,7 +52,7 @@ pub struct Subject {
 }
 
 /// Looks at everything that counts in this situation. Within a tokio runtime.
-pub async fn gather(
+pub fn gather(
     subject: &Subject,
     privileges: Result<Privileges, Error>,
     names: impl FnOnce() -> Result<usize, Error>,

@@ -302,24 +302,11 @@ impl Lowering {
             }
             Term::Icmpv6Type(first, last) => {
                 self.icmpv6_type();
-                if first == last {
-                    self.compare(Comparison::Eq, [first]);
-                } else {
-                    self.compare(Comparison::Gte, [first]);
-                    self.compare(Comparison::Lte, [last]);
-                }
+                self.within(first, last);
             }
             Term::NoIcmpv6Type(first, last) => {
                 self.icmpv6_type();
-                if first == last {
-                    self.compare(Comparison::Neq, [first]);
-                } else {
-                    self.exprs.push(Expr::OutOfRange {
-                        register: REG_1,
-                        first: [first].into(),
-                        last: [last].into(),
-                    });
-                }
+                self.not_within(first, last);
             }
             Term::HopLimit(limit) => {
                 self.need_family(Family::V6);
@@ -491,6 +478,27 @@ impl Lowering {
             comparison: comparison as u32,
             value: value.into(),
         });
+    }
+
+    fn within(&mut self, first: u8, last: u8) {
+        if first == last {
+            self.compare(Comparison::Eq, [first]);
+        } else {
+            self.compare(Comparison::Gte, [first]);
+            self.compare(Comparison::Lte, [last]);
+        }
+    }
+
+    fn not_within(&mut self, first: u8, last: u8) {
+        if first == last {
+            self.compare(Comparison::Neq, [first]);
+        } else {
+            self.exprs.push(Expr::OutOfRange {
+                register: REG_1,
+                first: [first].into(),
+                last: [last].into(),
+            });
+        }
     }
 
     fn lookup(&mut self, set: &'static str) {

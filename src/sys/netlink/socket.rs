@@ -56,6 +56,10 @@ struct Datagram {
     is_cut: bool,
 }
 
+/// The length of an address.
+#[allow(clippy::cast_possible_truncation)] // it is 12
+const ADDRESS: libc::socklen_t = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+
 /// The kernel's end of every netlink socket.
 const KERNEL: u32 = 0;
 
@@ -152,7 +156,7 @@ impl Socket {
             (from, message)
         };
         message.msg_name = (&raw mut from).cast();
-        message.msg_namelen = size_of_val(&from) as libc::socklen_t;
+        message.msg_namelen = ADDRESS;
         message.msg_iov = &raw mut room;
         message.msg_iovlen = 1;
         // SAFETY: what the header points to is alive and as long as it says.
@@ -160,7 +164,7 @@ impl Socket {
         let len = usize::try_from(received).map_err(|_| Errno::last())?;
         // SAFETY: the kernel has written so many octets to the room, and not more.
         unsafe { self.received.set_len(len) };
-        let is_netlink = message.msg_namelen as usize == size_of_val(&from);
+        let is_netlink = message.msg_namelen == ADDRESS;
         Ok(Datagram {
             from: is_netlink.then_some(from.nl_pid),
             is_cut: message.msg_flags & libc::MSG_TRUNC != 0,
