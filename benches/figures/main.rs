@@ -100,7 +100,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
-        ["__outside"] => outside::main(),
+        ["__outside"] => outside::main(true),
+        [outside::UNWATCHED] => outside::main(false),
         ["__count", part, ..] => instructions::count(part, &words[2..]),
         ["__theme", name, form] => theme(name, form),
         _ => return orchestrate(&words),

@@ -126,7 +126,7 @@ pub fn copy_tools() {
 }
 
 pub fn section(form: Form) -> Section {
-    let world = World::new();
+    let world = World::unwatched();
     copy_tools();
     let clean = Clean {
         hosts: fs::read_to_string("/etc/hosts").unwrap(),
@@ -148,7 +148,7 @@ pub fn section(form: Form) -> Section {
         for &names in sizes {
             let (zone, list) = names_and_addresses(names);
             let wait = Duration::from_millis(u64::from(delay));
-            world.outside.zone(zone.delay(wait));
+            world.outside.zone(zone.remembering().delay(wait));
             allowlist(&list);
             let (rounds, of_the_script) = rounds(form, names, delay);
             let row = measure(&clean, names, delay, rounds, of_the_script);

@@ -141,7 +141,6 @@ pub async fn enforce<T>(
     let signals = Signals::block().map_err(|error| Error::Process("block signals", error))?;
     // One that stays may find what another one left in force, and then the sentinel is true.
     let stays = job == Job::Apply { watch: true };
-    StartLock::check_free_to_take()?;
     let links = if args.allow_host_network {
         Links::default()
     } else {

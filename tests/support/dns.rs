@@ -44,6 +44,9 @@ pub struct ZoneSpec {
     /// Answer a CNAME alone, without the records of its target, as a server does that is not
     /// recursive.
     pub bare_cname: bool,
+    /// Over UDP give the same query the same answer again, without a look at the zone or a line in
+    /// the log: for who measures others.
+    pub remembers: bool,
     /// What becomes of every query, names that are not in the zone included.
     pub everything: Behaviour,
 }
@@ -187,6 +190,13 @@ impl ZoneSpec {
         self
     }
 
+    /// Remembers its answers.
+    #[must_use]
+    pub fn remembering(mut self) -> Self {
+        self.remembers = true;
+        self
+    }
+
     /// Answers a CNAME alone.
     #[must_use]
     pub fn bare_cname(mut self) -> Self {
@@ -234,7 +244,13 @@ struct Shared {
     /// How often each name and type was asked for, for the behaviours that count.
     asked: Mutex<HashMap<(String, RecordType), u32>>,
     stop: AtomicBool,
+    /// Queries without their id, and what goes back for them, where the zone `remembers`.
+    known: Mutex<HashMap<Vec<u8>, Vec<u8>>>,
 }
+
+/// The most that is remembered: clients that put something of their own into each query are not
+/// to fill the memory.
+const REMEMBERED: usize = 10_000;
 
 struct Log {
     queries: Vec<Query>,
@@ -261,6 +277,7 @@ impl DnsServer {
             }),
             asked: Mutex::default(),
             stop: AtomicBool::new(false),
+            known: Mutex::default(),
         });
         let mut server = Self {
             shared,
@@ -296,6 +313,7 @@ impl DnsServer {
     /// Answers from another zone from now on.
     pub fn change(&self, zone: ZoneSpec) {
         *self.shared.zone.lock().unwrap() = Arc::new(zone);
+        self.shared.known.lock().unwrap().clear();
     }
 
     /// Everything that reached it, in order.
@@ -391,7 +409,13 @@ impl Shared {
             let Ok((length, source)) = received else {
                 continue;
             };
-            let Some(reply) = self.reply(&buffer[..length], Transport::Udp, source, server) else {
+            let query = &buffer[..length];
+            let reply = self.remembered(query).or_else(|| {
+                let reply = self.reply(query, Transport::Udp, source, server)?;
+                self.remember(query, &reply);
+                Some(reply)
+            });
+            let Some(reply) = reply else {
                 continue;
             };
             for octets in reply.messages {
@@ -401,6 +425,27 @@ impl Shared {
                     let _ = later.send((Instant::now() + reply.delay, octets, source));
                 }
             }
+        }
+    }
+
+    fn remembered(&self, query: &[u8]) -> Option<Reply> {
+        let mut answer = self.known.lock().unwrap().get(query.get(2..)?)?.clone();
+        answer[..2].copy_from_slice(&query[..2]);
+        Some(Reply {
+            messages: vec![answer],
+            delay: Duration::from_millis(self.zone.lock().unwrap().delay_ms),
+        })
+    }
+
+    fn remember(&self, query: &[u8], reply: &Reply) {
+        if !self.zone.lock().unwrap().remembers {
+            return;
+        }
+        let mut known = self.known.lock().unwrap();
+        if let ([answer], Some(question)) = (&reply.messages[..], query.get(2..))
+            && known.len() < REMEMBERED
+        {
+            known.insert(question.to_vec(), answer.clone());
         }
     }
 

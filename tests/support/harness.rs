@@ -76,7 +76,7 @@ pub fn dispatch(cases: &[Case]) -> bool {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
-        ["__outside"] => outside::main(),
+        ["__outside"] => outside::main(true),
         ["__probe", steps] => probe::main(steps),
         ["__untidy", ..] => untidy(&words[1..]),
         ["__case", name] => {

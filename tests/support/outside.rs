@@ -70,8 +70,18 @@ pub struct Outside {
 impl Outside {
     /// Starts the process; it has its namespace when this returns.
     pub fn start() -> Self {
+        Self::in_role("__outside")
+    }
+
+    /// The same without the capture, which has its share in the time of each packet.
+    #[allow(dead_code)] // it is for benchmarks
+    pub fn start_unwatched() -> Self {
+        Self::in_role(UNWATCHED)
+    }
+
+    fn in_role(role: &str) -> Self {
         let mut child = Command::new("/proc/self/exe")
-            .arg("__outside")
+            .arg(role)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -162,29 +172,33 @@ impl Drop for Outside {
     }
 }
 
-/// The entry of `__outside`.
-pub fn main() {
+/// The role of an outside without a capture.
+pub const UNWATCHED: &str = "__unwatched";
+
+/// The entry of `__outside`, and of [`UNWATCHED`].
+pub fn main(is_watched: bool) {
     unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace for the outside");
     world::prepare_interfaces();
     // Addresses of a network that is local as a whole may be bound, of IPv6 too.
     world::sysctl("ipv6/ip_nonlocal_bind", "1");
-    let capture = Capture::start().expect("a capture");
+    let capture = is_watched.then(|| Capture::start().expect("a capture"));
     println!("ready");
     let mut dns = None;
     for line in io::stdin().lines() {
         let line = line.expect("the test speaks in lines");
         let request = serde_json::from_str(&line).expect("the test speaks JSON");
-        let reply = answer(request, &capture, &mut dns).unwrap_or_else(Reply::Failed);
+        let reply = answer(request, capture.as_ref(), &mut dns).unwrap_or_else(Reply::Failed);
         println!("{}", serde_json::to_string(&reply).unwrap());
     }
 }
 
 fn answer(
     request: Request,
-    capture: &Capture,
+    capture: Option<&Capture>,
     dns: &mut Option<(DnsServer, DnsServer)>,
 ) -> Result<Reply, String> {
     let text = |error: io::Error| error.to_string();
+    let captured = || capture.ok_or("nothing is captured");
     Ok(match request {
         Request::Link => {
             world::ip_batch(&world::outside_addresses());
@@ -217,8 +231,8 @@ fn answer(
             let (configured, foreign) = dns.as_ref().ok_or("there is no DNS server yet")?;
             Reply::Queries(configured.queries(), foreign.queries())
         }
-        Request::Frames(marker) => Reply::Frames(capture.frames(marker)?),
-        Request::TakeFrames(marker) => Reply::Frames(capture.take_frames(marker)?),
+        Request::Frames(marker) => Reply::Frames(captured()?.frames(marker)?),
+        Request::TakeFrames(marker) => Reply::Frames(captured()?.take_frames(marker)?),
         Request::Probe(steps) => Reply::Outcomes(probe::run(&steps)),
     })
 }

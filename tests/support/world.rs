@@ -106,8 +106,18 @@ impl World {
         Self::with_zone(zone())
     }
 
+    /// Where nobody looks at what arrives: it would cost more than some of what is measured.
+    #[allow(dead_code)] // it is for benchmarks
+    pub fn unwatched() -> Self {
+        Self::linked(zone(), Outside::start_unwatched)
+    }
+
     pub fn with_zone(zone: ZoneSpec) -> Self {
-        let world = Self::without_link();
+        Self::linked(zone, Outside::start)
+    }
+
+    fn linked(zone: ZoneSpec, outside: fn() -> Outside) -> Self {
+        let world = Self::with_outside(outside);
         ip_batch(&format!(
             "link add eth0 index 77 address {} type veth peer name world address {} netns {}",
             MAC[0],
@@ -125,10 +135,14 @@ impl World {
 
     /// The inside has nothing but loopback: `docker run --network none`.
     pub fn without_link() -> Self {
+        Self::with_outside(Outside::start)
+    }
+
+    fn with_outside(outside: fn() -> Outside) -> Self {
         private_etc();
         prepare_interfaces();
         Self {
-            outside: Outside::start(),
+            outside: outside(),
             markers: sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0).expect("a packet socket"),
             marker: AtomicU64::new(0),
         }
