@@ -1,6 +1,7 @@
 //! One response → what it says of a name: records, another name to ask for, or nothing.
 //! Pure.
 
+use super::udp::is_same_name;
 use hickory_resolver::proto::{
     op::{Message, ResponseCode},
     rr::{DNSClass, Name, RData, Record, RecordType},
@@ -59,8 +60,9 @@ impl Chain {
     pub(super) fn read(&mut self, mut response: Message, kind: RecordType) -> Reading {
         let start = self.names.len();
         loop {
-            let of_last =
-                |record: &Record| record.dns_class == DNSClass::IN && record.name == *self.last();
+            let of_last = |record: &Record| {
+                record.dns_class == DNSClass::IN && is_same_name(&record.name, self.last())
+            };
             // Empty data of a type that has data is a form of dynamic update (RFC 2136), no answer.
             let wanted = |record: &Record| {
                 record.record_type() == kind

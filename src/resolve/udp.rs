@@ -25,7 +25,7 @@ use hickory_resolver::{
             DnsRequest, DnsRequestOptions, Message, MessageType, Query,
             ResponseCode::{NXDomain, NoError},
         },
-        rr::RecordType,
+        rr::{Name, RecordType},
     },
 };
 use nix::errno::Errno;
@@ -173,9 +173,19 @@ pub(super) fn answers(message: &Message, question: &Query) -> bool {
     message.message_type == MessageType::Response
         && match &message.queries[..] {
             [] => !settles,
-            [only] => only == question,
+            [only] => {
+                only.query_type() == question.query_type()
+                    && only.query_class() == question.query_class()
+                    && is_same_name(only.name(), question.name())
+            }
             _ => false,
         }
+}
+
+/// Whether two names are the same, whatever the case of their letters. They mostly have the same
+/// octets, which is quicker to see.
+pub(super) fn is_same_name(one: &Name, other: &Name) -> bool {
+    one.is_fqdn() == other.is_fqdn() && one.iter().eq(other) || one == other
 }
 
 /// The query as a datagram (RFC 1035 section 4): a header, a question, and with EDNS the size of an
@@ -295,7 +305,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use hickory_resolver::proto::rr::Name;
 
     #[test]
     fn a_query_is_what_the_library_writes() {
