@@ -111,7 +111,7 @@ impl Memory {
         unsafe {
             block.write(Block {
                 next: self.free[kind],
-            })
+            });
         };
         self.free[kind] = block;
     }

@@ -221,6 +221,8 @@ struct Tracer<'a> {
     threads: BTreeMap<Pid, Thread>,
     calls: Vec<Call>,
     reached: bool,
+    /// The first argument of the call that was reached.
+    file: Option<u64>,
     /// The thread that is kept, and until when.
     late: Option<(Pid, Instant)>,
     /// Since when the first thread waits for something to happen.
@@ -238,6 +240,7 @@ impl<'a> Tracer<'a> {
             threads: BTreeMap::from([(leader, Thread::default())]),
             calls: Vec::new(),
             reached: false,
+            file: None,
             late: None,
             waits: None,
             began: Instant::now(),
@@ -449,11 +452,15 @@ impl<'a> Tracer<'a> {
         let Some(call) = self.calls.last() else {
             return;
         };
-        let later = matches!(fault, Fault::ErrorFromNow(_)) && self.reached;
+        // A file that cannot be written to is one file: not the runtime's own eventfd too, by which
+        // it wakes itself.
+        let is_of_it = call.point.call != "write" || self.file == Some(call.arguments[0]);
+        let later = matches!(fault, Fault::ErrorFromNow(_)) && self.reached && is_of_it;
         if call.point != *point && !(later && call.point.call == point.call) {
             return;
         }
         self.reached = true;
+        self.file.get_or_insert(call.arguments[0]);
         match fault {
             Fault::Kill => kill(process_of(thread), Signal::SIGKILL).expect("it stands still"),
             Fault::KillAbove => kill(self.leader, Signal::SIGKILL).expect("it is a child"),
