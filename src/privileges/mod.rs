@@ -100,8 +100,7 @@ impl Privileges {
     /// the thread was before.
     pub fn confine(&self, beside: &CapsHashSet) -> Result<Status, PrivilegeError> {
         let status = Status::read()?;
-        // Whether the groups may be set was asked before, and is said when they are.
-        self.check_attainable_from(&status, false)?;
+        self.check_attainable_from(&status, setgroups_denied())?;
         // What a root without effective capabilities may still raise.
         set_capabilities(status.permitted, status.permitted, status.inheritable)?;
         let kept = self.kept_mask();
