@@ -78,7 +78,7 @@ pub struct Links {
 /// Lists the links.
 pub fn list() -> Result<Links, LinksError> {
     let mut found = Links::default();
-    for link in read()? {
+    for link in read(&mut kernel()?)? {
         found.loopback_is_up |= link.index == LOOPBACK && link.is_up;
         if link.kind.as_deref() == Some("bridge") {
             found.bridges.push(link.name);
@@ -87,21 +87,20 @@ pub fn list() -> Result<Links, LinksError> {
     Ok(found)
 }
 
-fn read() -> Result<Vec<Link>, LinksError> {
-    let links = kernel()?.ask(&rtnetlink::dump_links(), rtnetlink::parse_link);
+fn read(kernel: &mut Conversation) -> Result<Vec<Link>, LinksError> {
+    let links = kernel.ask(&rtnetlink::dump_links(), rtnetlink::parse_link);
     links.map_err(|failure| LinksError::of("read the links", failure))
 }
 
 /// Brings loopback up: local services are part of what may flow, and the kernel delivers the
 /// answers of a rejecting rule through it.
 pub fn bring_loopback_up() -> Result<(), LinksError> {
-    if read()?
-        .iter()
-        .all(|link| link.index != LOOPBACK || link.is_up)
-    {
+    let mut kernel = kernel()?;
+    let is_down = |link: &Link| link.index == LOOPBACK && !link.is_up;
+    if !read(&mut kernel)?.iter().any(is_down) {
         return Ok(());
     }
-    let changed = kernel()?.change(&rtnetlink::bring_up(LOOPBACK));
+    let changed = kernel.change(&rtnetlink::bring_up(LOOPBACK));
     changed.map_err(|failure| LinksError::of("bring the loopback interface up", failure))
 }
 
