@@ -95,11 +95,15 @@ impl Clean {
         Run::new("ipset").arg("destroy").run().exits(0);
         // A container begins with none. With one, the kernel walks over all of its table, once a
         // family, when the first rule asks for a connection's state.
-        Run::new("conntrack").arg("--flush").run().exits(0);
+        forget_flows();
         let _ = fs::remove_file(SENTINEL);
         // In place: it is a bind mount.
         fs::write("/etc/hosts", &self.hosts).unwrap();
     }
+}
+
+fn forget_flows() {
+    Run::new("conntrack").arg("--flush").run().exits(0);
 }
 
 /// Puts what the runs execute where the command's user can reach it.
@@ -247,6 +251,9 @@ fn does_the_job(contestant: Contestant) {
     if contestant == Contestant::Script && env::var_os("BENCH_SCRIPT").is_some() {
         return;
     }
+    // To the script's rules a query from the port of one of its own, of which there were thousands,
+    // is of an established flow.
+    forget_flows();
     let listed: [IpAddr; 2] = addresses(0).map(|address| address.parse().unwrap());
     for family in 0..2 {
         world::reaches(&[Step::Tcp((listed[family], 443).into())]);
