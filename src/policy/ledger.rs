@@ -15,8 +15,14 @@
 //! ([`crate::policy`]).
 
 use super::{
-    Counts, Element, Policy, admit, allowed_networks, answers::Inadmissible, disjoint,
-    merge::elements_of, networks, pieces::Piece, pieces::pieces, refused::Refused,
+    Counts, Element, Policy, admit, allowed_networks,
+    answers::Inadmissible,
+    disjoint,
+    merge::{elements_of, united},
+    networks,
+    pieces::Piece,
+    pieces::pieces,
+    refused::Refused,
     refused_networks,
 };
 use crate::allowlist::{Allowed, Allowlist, Lookup, Name, Origin, Services};
@@ -180,16 +186,12 @@ impl Ledger {
     pub fn new(list: &Allowlist, search: &[String], inbound: &[Element]) -> Self {
         let literal = Refused::new(networks(list, true));
         let literals = Policy {
-            allow: disjoint(allowed_networks(list, &literal)),
-            deny: disjoint(refused_networks(list)),
+            allow: united(allowed_networks(list, &literal)),
+            deny: united(refused_networks(list)),
             inbound: disjoint(inbound.iter().copied()),
         };
         let lookup = Lookup::new(list, search);
-        let refusals: BTreeMap<Name, Services> = list
-            .refused()
-            .into_iter()
-            .map(|(name, services)| (name.clone(), services))
-            .collect();
+        let refusals = list.refused().clone();
         Self {
             generation: generation(&lookup, &literals, &refusals),
             lookup,

@@ -4,24 +4,33 @@
 //! network gives up the services that a network around it already has.
 
 use super::Element;
-use crate::allowlist::Services;
+use crate::{allowlist::Services, service::Service};
 use ipnet::IpNet;
-use std::collections::HashMap;
+use std::{iter, mem, net::IpAddr};
 
 /// The union of `elements`, pairwise disjoint and sorted.
 ///
 /// Adjacent ports become one range, and two halves of a network with the same services become that
 /// network. Single addresses stay single: a set looks them up faster than networks.
 pub fn disjoint(elements: impl IntoIterator<Item = Element>) -> Vec<Element> {
-    let mut sorted: Vec<Element> = elements.into_iter().map(without_host_bits).collect();
-    sorted.sort_unstable();
-    let networks = joined(disjoint_networks(&sorted));
-    let mut elements: Vec<Element> = networks
+    let granted = elements.into_iter();
+    united(granted.map(|element| (element.network, iter::once(element.service).collect())))
+}
+
+/// The same of services that are granted in networks.
+pub(super) fn united(granted: impl IntoIterator<Item = (IpNet, Services)>) -> Vec<Element> {
+    let granted = granted.into_iter();
+    let mut granted: Vec<_> = granted
+        .map(|(network, services)| (network.trunc(), services))
+        .collect();
+    granted.sort_unstable_by_key(order);
+    let mut networks = joined(disjoint_networks(granted));
+    // A merge of what is sorted by itself.
+    networks.sort_by_key(order);
+    networks
         .iter()
         .flat_map(|(network, services)| elements_of(*network, services))
-        .collect();
-    elements.sort_unstable();
-    elements
+        .collect()
 }
 
 /// One element for each of the services.
@@ -30,76 +39,103 @@ pub(super) fn elements_of(network: IpNet, services: &Services) -> impl Iterator<
     services.iter().map(element)
 }
 
-fn without_host_bits(element: Element) -> Element {
-    Element {
-        network: element.network.trunc(),
-        ..element
-    }
+/// The order of networks, as numbers.
+fn order((network, _): &(IpNet, Services)) -> (u8, u128, u8) {
+    let address = match network.addr() {
+        IpAddr::V4(v4) => v4.to_bits().into(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    (network.max_prefix_len(), address, network.prefix_len())
+}
+
+fn is_host(network: &IpNet) -> bool {
+    network.prefix_len() == network.max_prefix_len()
 }
 
 /// Each network with the services that no network around it has. In sorted order a network comes
 /// right after those around it, so a stack holds them.
-fn disjoint_networks(sorted: &[Element]) -> Vec<(IpNet, Services)> {
+fn disjoint_networks(sorted: Vec<(IpNet, Services)>) -> Vec<(IpNet, Services)> {
     let mut around: Vec<(IpNet, Services)> = Vec::new();
-    let mut found = Vec::new();
-    for group in sorted.chunk_by(|one, next| one.network == next.network) {
-        let network = group[0].network;
-        let services: Services = group.iter().map(|element| element.service).collect();
+    let mut found = Vec::with_capacity(sorted.len());
+    let mut sorted = sorted.into_iter().peekable();
+    while let Some((network, mut services)) = sorted.next() {
+        let mut more: Vec<Service> = Vec::new();
+        while let Some((_, same)) = sorted.next_if(|(next, _)| *next == network) {
+            more.extend(same.iter());
+        }
+        if !more.is_empty() {
+            services = services.iter().chain(more).collect();
+        }
         while around
             .pop_if(|(outer, _)| !outer.contains(&network))
             .is_some()
         {}
-        let (own, covered) = match around.last() {
-            Some((_, above)) => (services.without(above), services.union(above)),
-            None => (services.clone(), services),
+        let above = around.last().map(|(_, above)| above);
+        let own = match above {
+            Some(above) => services.without(above),
+            None => services.clone(),
         };
-        if !own.is_empty() {
-            found.push((network, own));
+        if own.is_empty() {
+            continue;
+        }
+        // Nothing lies in an address.
+        if !is_host(&network) {
+            let covered = match above {
+                Some(above) => services.union(above),
+                None => services,
+            };
             around.push((network, covered));
         }
+        found.push((network, own));
     }
     found
 }
 
 /// Joins halves with the same services, the smallest networks first, so that four quarters become
-/// one too.
+/// one too. The result is sorted by length alone.
 ///
 /// It keeps elements disjoint: what is nested in a half, or lies around both, has none of the
 /// services that the half has.
 fn joined(networks: Vec<(IpNet, Services)>) -> Vec<(IpNet, Services)> {
     let (mut all, wide): (Vec<_>, Vec<_>) = networks
         .into_iter()
-        .partition(|(network, _)| network.prefix_len() == network.max_prefix_len());
-    let mut by_length: Vec<Vec<IpNet>> = vec![Vec::new(); 129];
-    for (network, _) in &wide {
-        by_length[usize::from(network.prefix_len())].push(*network);
+        .partition(|(network, _)| is_host(network));
+    if wide.is_empty() {
+        return all;
     }
-    let mut wide: HashMap<IpNet, Services> = wide.into_iter().collect();
-    for length in (1..by_length.len()).rev() {
-        for half in std::mem::take(&mut by_length[length]) {
-            let Some((whole, other)) = whole_and_other_half(half) else {
-                continue;
+    // Each sorted: two halves come one after the other, for nothing of their length is between.
+    let mut by_length: Vec<Vec<(IpNet, Services)>> = vec![Vec::new(); 129];
+    for (network, services) in wide {
+        by_length[usize::from(network.prefix_len())].push((network, services));
+    }
+    for length in (0..by_length.len()).rev() {
+        let mut wholes = Vec::new();
+        let mut halves = mem::take(&mut by_length[length]).into_iter().peekable();
+        while let Some((half, services)) = halves.next() {
+            let whole = half.supernet();
+            let is_other_half = |(other, same): &(IpNet, Services)| {
+                whole.is_some() && other.supernet() == whole && *same == services
             };
-            if !wide.contains_key(&half) || wide.get(&half) != wide.get(&other) {
-                continue;
-            }
-            wide.remove(&other);
-            if let Some(services) = wide.remove(&half) {
-                let own = wide.entry(whole).or_default();
-                *own = own.union(&services);
-                by_length[length - 1].push(whole);
+            match (halves.next_if(is_other_half), whole) {
+                (Some(_), Some(whole)) => wholes.push((whole, services)),
+                _ => all.push((half, services)),
             }
         }
+        if wholes.is_empty() {
+            continue;
+        }
+        let above = &mut by_length[length - 1];
+        above.append(&mut wholes);
+        above.sort_by_key(order);
+        above.dedup_by(|(next, more), (network, services)| {
+            let is_same = next == network;
+            if is_same {
+                *services = services.union(more);
+            }
+            is_same
+        });
     }
-    all.extend(wide);
     all
-}
-
-fn whole_and_other_half(half: IpNet) -> Option<(IpNet, IpNet)> {
-    let whole = half.supernet()?;
-    let mut halves = whole.subnets(half.prefix_len()).ok()?;
-    let other = halves.find(|network| *network != half)?;
-    Some((whole, other))
 }
 
 #[cfg(test)]

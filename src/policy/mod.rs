@@ -24,16 +24,17 @@ pub use merge::disjoint;
 use crate::allowlist::{Allowlist, Entry, Name, Services, Target};
 use crate::service::Service;
 use ipnet::IpNet;
-use merge::elements_of;
+use merge::united;
 use refused::Refused;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    hash::{Hash, Hasher},
     net::{IpAddr, SocketAddr},
 };
 
 /// One element of a set: every address of a network, one protocol, one range of ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Element {
     /// The addresses; a prefix of full length for one of them.
     pub network: IpNet,
@@ -46,6 +47,23 @@ impl Element {
     #[must_use]
     pub fn is_host(&self) -> bool {
         self.network.prefix_len() == self.network.max_prefix_len()
+    }
+}
+
+/// In two words instead of one for each part: a policy is hashed at each start.
+impl Hash for Element {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let address = match self.network.addr() {
+            IpAddr::V4(v4) => v4.to_bits().into(),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        state.write_u128(address);
+        let [a, b] = self.service.ports.first().to_be_bytes();
+        let [c, d] = self.service.ports.last().to_be_bytes();
+        let protocol = self.service.protocol.number();
+        let family = self.network.max_prefix_len();
+        let rest = [family, self.network.prefix_len(), protocol, a, b, c, d, 0];
+        state.write_u64(u64::from_be_bytes(rest));
     }
 }
 
@@ -170,11 +188,11 @@ pub fn decide(list: &Allowlist, answers: &Answers, inbound: &[Element]) -> Decis
     let granted = grant_names(list, answers, &literal, &mut warnings);
 
     let grants = granted.grants.iter();
-    let names = grants.flat_map(|grant| elements_of(grant.address.into(), &grant.services));
-    let allow = disjoint(names.chain(allowed_networks(list, &literal)));
+    let names = grants.map(|grant| (grant.address.into(), grant.services.clone()));
+    let allow = united(names.chain(allowed_networks(list, &literal)));
 
     let refused = refuse_names(list, answers, &granted, &mut warnings);
-    let deny = disjoint(refused.into_iter().chain(refused_networks(list)));
+    let deny = united(refused.into_iter().chain(refused_networks(list)));
 
     // What a wildcard opens comes with the answers of mode `proxy`.
     let is_wildcard = |entry: &Entry| !entry.deny && matches!(entry.target, Target::Wildcard(_));
@@ -205,20 +223,18 @@ fn networks(list: &Allowlist, deny: bool) -> impl Iterator<Item = (IpNet, &Servi
     })
 }
 
-/// The elements of allowed literals, less what others refuse everywhere in them.
+/// The allowed literals, less what others refuse everywhere in them.
 fn allowed_networks<'a>(
     list: &'a Allowlist,
     literal: &'a Refused,
-) -> impl Iterator<Item = Element> + 'a {
-    networks(list, false).flat_map(|(network, services)| {
-        let open = services.without(&literal.services_of(network));
-        elements_of(network, &open).collect::<Vec<_>>()
-    })
+) -> impl Iterator<Item = (IpNet, Services)> + 'a {
+    networks(list, false)
+        .map(|(network, services)| (network, services.without(&literal.services_of(network))))
 }
 
-/// The elements of refused literals.
-fn refused_networks(list: &Allowlist) -> impl Iterator<Item = Element> + '_ {
-    networks(list, true).flat_map(|(network, services)| elements_of(network, services))
+/// The refused literals.
+fn refused_networks(list: &Allowlist) -> impl Iterator<Item = (IpNet, Services)> + '_ {
+    networks(list, true).map(|(network, services)| (network, services.clone()))
 }
 
 /// What of a name's services an answer opens at one address.
@@ -240,7 +256,8 @@ fn admit(
 #[derive(Default)]
 struct Granted<'a> {
     hosts: Vec<(Name, Vec<IpAddr>)>,
-    /// In the order of the addresses, those of one address in that of the names.
+    /// Where a name is refused, in the order of the addresses, those of one address in that of the
+    /// names; nobody asks for one otherwise.
     grants: Vec<Grant<'a>>,
 }
 
@@ -270,10 +287,12 @@ fn grant_names<'a>(
         let Some(answer) = answers.get(name).filter(|answer| !answer.is_empty()) else {
             continue;
         };
-        let mut seen = BTreeSet::new();
-        let mut addresses = Vec::new();
-        for &address in answer.iter().filter(|address| seen.insert(**address)) {
-            match admit(address, Origin::Name, &services, literal) {
+        let mut addresses = Vec::with_capacity(answer.len());
+        for (index, &address) in answer.iter().enumerate() {
+            if answer[..index].contains(&address) {
+                continue;
+            }
+            match admit(address, Origin::Name, services, literal) {
                 Ok(open) => {
                     addresses.push(address);
                     granted.grants.push(Grant {
@@ -296,7 +315,9 @@ fn grant_names<'a>(
             granted.hosts.push((name.clone(), addresses));
         }
     }
-    granted.grants.sort_by_key(|grant| grant.address);
+    if !list.refused().is_empty() {
+        granted.grants.sort_by_key(|grant| grant.address);
+    }
     granted
 }
 
@@ -306,9 +327,9 @@ fn refuse_names(
     answers: &Answers,
     granted: &Granted<'_>,
     warnings: &mut Vec<Warning>,
-) -> Vec<Element> {
+) -> Vec<(IpNet, Services)> {
     let has_networks = networks(list, false).next().is_some();
-    let mut elements = Vec::new();
+    let mut found = Vec::new();
     for (refused, services) in list.refused() {
         let addresses: BTreeSet<IpAddr> = answers
             .get(refused)
@@ -336,10 +357,10 @@ fn refuse_names(
                     });
                 }
             }
-            elements.extend(elements_of(address.into(), &closed));
+            found.push((address.into(), closed));
         }
     }
-    elements
+    found
 }
 
 /// Each network once: the elements are sorted.

@@ -28,6 +28,9 @@ impl Refused {
 
     /// The services that are refused at every address of `network`.
     pub fn services_of(&self, network: IpNet) -> Services {
+        if self.lengths.is_empty() {
+            return Services::default();
+        }
         let lengths = self.lengths.range(..=network.prefix_len());
         let around = lengths.filter_map(|&length| {
             let around = IpNet::new(network.addr(), length).ok()?.trunc();
