@@ -25,7 +25,7 @@ use entry::{Item, Verdict};
 use problem::{Flaw, KEPT, Piece};
 use scan::Word;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     fmt,
 };
 
@@ -74,6 +74,8 @@ pub struct Place {
 pub struct Allowlist {
     labels: Vec<String>,
     entries: Vec<Entry>,
+    allowed: BTreeMap<Name, Services>,
+    refused: BTreeMap<Name, Services>,
 }
 
 /// Reads every source.
@@ -98,8 +100,11 @@ pub fn parse(sources: &[Source], accept: Accept) -> Result<Allowlist, InvalidAll
             mistakes: reader.mistakes,
         });
     }
+    let refused = collect(&reader.entries, true, as_name);
     Ok(Allowlist {
         labels: sources.iter().map(|source| source.label.clone()).collect(),
+        allowed: allowed(&reader.entries, &refused),
+        refused,
         entries: reader.entries,
     })
 }
@@ -240,41 +245,26 @@ impl Allowlist {
     /// The names to resolve, sorted: those in [`Self::allowed`] and those in [`Self::refused`].
     #[must_use]
     pub fn names(&self) -> Vec<Name> {
-        let (allowed, refused) = (self.allowed(), self.refused());
-        let names: BTreeSet<&Name> = allowed.keys().chain(refused.keys()).copied().collect();
-        names.into_iter().cloned().collect()
+        let names = self.allowed.keys().chain(self.refused.keys());
+        let mut names: Vec<Name> = names.cloned().collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// The names that may be reached, with all services that any entry allows, less those that
     /// `!name` and `!*.zone` refuse. A name that loses all of them is absent.
     #[must_use]
-    pub fn allowed(&self) -> BTreeMap<&Name, Services> {
-        let zones: BTreeMap<&Name, Services> = self.collect(true, |target| match target {
-            Target::Wildcard(zone) => Some(zone),
-            Target::Name(_) | Target::Network(_) => None,
-        });
-        let zones: BTreeMap<&str, Services> = zones
-            .into_iter()
-            .map(|(zone, services)| (zone.as_str(), services))
-            .collect();
-        let refused = self.refused();
-        let mut allowed = self.collect(false, as_name);
-        allowed.retain(|name, services| {
-            let above = name.zones().filter_map(|zone| zones.get(zone));
-            for lost in refused.get(name).into_iter().chain(above) {
-                *services = services.without(lost);
-            }
-            !services.is_empty()
-        });
-        allowed
+    pub fn allowed(&self) -> &BTreeMap<Name, Services> {
+        &self.allowed
     }
 
     /// The names that `!name` refuses, with all services that are refused. Their addresses are
     /// refused where no allowed name has them too, so that they are worth resolving; that one of
     /// them has none is no error.
     #[must_use]
-    pub fn refused(&self) -> BTreeMap<&Name, Services> {
-        self.collect(true, as_name)
+    pub fn refused(&self) -> &BTreeMap<Name, Services> {
+        &self.refused
     }
 
     /// Where an entry stands, as `FILE:LINE:COLUMN`.
@@ -286,30 +276,51 @@ impl Allowlist {
         let label = label.map_or("", String::as_str);
         format!("{label}:{}:{}", place.line, place.column)
     }
+}
 
-    /// The union of services by name, over the entries of one verdict whose target has one.
-    fn collect<'a>(
-        &'a self,
-        deny: bool,
-        name_of: impl Fn(&'a Target) -> Option<&'a Name>,
-    ) -> BTreeMap<&'a Name, Services> {
-        let of_verdict = self.entries.iter().filter(|entry| entry.deny == deny);
-        let mut found: Vec<(&Name, &Services)> = of_verdict
-            .filter_map(|entry| Some((name_of(&entry.target)?, &entry.services)))
-            .collect();
-        found.sort_unstable_by_key(|(name, _)| *name);
-        let by_name = found.chunk_by(|(one, _), (next, _)| one == next);
-        let united = |entries: &[(&'a Name, &Services)]| {
-            let (name, services) = entries[0];
-            if entries.len() == 1 {
-                // As nearly all are.
-                return (name, services.clone());
+/// What is left of the names that may be reached.
+fn allowed(entries: &[Entry], refused: &BTreeMap<Name, Services>) -> BTreeMap<Name, Services> {
+    let zones = collect(entries, true, |target| match target {
+        Target::Wildcard(zone) => Some(zone),
+        Target::Name(_) | Target::Network(_) => None,
+    });
+    let mut allowed = collect(entries, false, as_name);
+    if !(refused.is_empty() && zones.is_empty()) {
+        allowed.retain(|name, services| {
+            let above = name.zones().filter_map(|zone| zones.get(zone));
+            for lost in refused.get(name).into_iter().chain(above) {
+                *services = services.without(lost);
             }
-            let services = entries.iter().flat_map(|(_, services)| services.iter());
-            (name, services.collect())
-        };
-        by_name.map(united).collect()
+            !services.is_empty()
+        });
     }
+    allowed
+}
+
+/// The union of services by name, over the entries of one verdict whose target has one.
+fn collect(
+    entries: &[Entry],
+    deny: bool,
+    name_of: impl Fn(&Target) -> Option<&Name>,
+) -> BTreeMap<Name, Services> {
+    let of_verdict = entries.iter().filter(|entry| entry.deny == deny);
+    let mut found: Vec<(&Name, &Services)> = of_verdict
+        .filter_map(|entry| Some((name_of(&entry.target)?, &entry.services)))
+        .collect();
+    found.sort_unstable_by_key(|(name, _)| *name);
+    let by_name = found.chunk_by(|(one, _), (next, _)| one == next);
+    let united = |entries: &[(&Name, &Services)]| {
+        let (name, services) = entries[0];
+        // As nearly all are.
+        let services = if entries.len() == 1 {
+            services.clone()
+        } else {
+            let services = entries.iter().flat_map(|(_, services)| services.iter());
+            services.collect()
+        };
+        (name.clone(), services)
+    };
+    by_name.map(united).collect()
 }
 
 fn as_name(target: &Target) -> Option<&Name> {

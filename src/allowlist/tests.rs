@@ -3,6 +3,7 @@
 use super::*;
 use crate::service::{Protocol, Service};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 fn file(text: impl Into<Vec<u8>>) -> Source {
     Source {
@@ -387,7 +388,7 @@ fn names_of_several_entries_are_united() {
     let list = parse(&[file(text)], PINNED).unwrap();
     let allowed: Vec<String> = list
         .allowed()
-        .into_iter()
+        .iter()
         .map(|(name, services)| format!("{name}:{services}"))
         .collect();
     assert_eq!(allowed, ["a.com:80,443", "b.com:22,443 80-90/udp"]);
@@ -413,7 +414,7 @@ f.com:22
     let list = parse(&[file(text)], PINNED).unwrap();
     let allowed: Vec<String> = list
         .allowed()
-        .into_iter()
+        .iter()
         .map(|(name, services)| format!("{name}:{services}"))
         .collect();
     assert_eq!(
@@ -422,7 +423,7 @@ f.com:22
     );
     let refused: Vec<String> = list
         .refused()
-        .into_iter()
+        .iter()
         .map(|(name, services)| format!("{name}:{services}"))
         .collect();
     assert_eq!(refused, ["a.com:*/any", "b.com:80", "f.com:443"]);

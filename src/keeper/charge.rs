@@ -341,7 +341,7 @@ impl Charge {
         if !entries.iter().any(opens) {
             return Vec::new();
         }
-        let refused = reading.list.refused().into_keys();
+        let refused = reading.list.refused().keys();
         let unknown = refused.filter(|name| !self.ledger.knows_refused(name));
         unknown.cloned().collect()
     }
