@@ -569,21 +569,27 @@ pub async fn answers(
         upstreams,
         known,
     } = questions;
-    let mut answers = Answered {
-        addresses: known,
-        ttls: BTreeMap::new(),
-    };
+    let mut resolved = Vec::with_capacity(names.len());
     let mut unresolved = Vec::new();
     for (name, answer) in resolve::resolve(&names, &upstreams, config.resolve_timeout).await {
         match answer.map_err(NoAddress::from).and_then(admissible) {
-            Ok(Resolved { addresses, ttl }) => {
-                debug!("{name} is {addresses:?}");
-                answers.ttls.insert(name.clone(), ttl);
-                answers.addresses.insert(name, addresses);
+            Ok(answer) => {
+                debug!("{name} is {:?}", answer.addresses);
+                resolved.push((name, answer));
             }
             Err(reason) => unresolved.push((name, reason)),
         }
     }
+    let ttls = resolved
+        .iter()
+        .map(|(name, answer)| (name.clone(), answer.ttl));
+    let ttls = ttls.collect();
+    let mut addresses: Answers = resolved
+        .into_iter()
+        .map(|(name, answer)| (name, answer.addresses))
+        .collect();
+    addresses.extend(known);
+    let answers = Answered { addresses, ttls };
     if !unresolved.is_empty() {
         let allowed = list.allowed();
         unresolved.retain(|(name, reason)| {

@@ -11,8 +11,9 @@ use hickory_resolver::proto::{
 const MAX_ALIASES: usize = 16;
 
 /// The way from the name asked for to the one that has the addresses.
-pub(super) struct Chain {
-    /// Every name so far; the last is the one to ask for.
+pub(super) struct Chain<'a> {
+    asked: &'a Name,
+    /// Where each alias led; the last is the one to ask for.
     names: Vec<Name>,
     /// The records that led from each name to the next.
     aliases: Vec<Record>,
@@ -35,10 +36,11 @@ pub(super) enum Reading {
     TooLong,
 }
 
-impl Chain {
-    pub(super) fn new(name: Name) -> Self {
+impl<'a> Chain<'a> {
+    pub(super) fn new(asked: &'a Name) -> Self {
         Self {
-            names: vec![name],
+            asked,
+            names: Vec::new(),
             aliases: Vec::new(),
         }
     }
@@ -51,8 +53,7 @@ impl Chain {
 
     /// The name to ask for.
     pub(super) fn last(&self) -> &Name {
-        // The list starts with one name and only grows.
-        &self.names[self.names.len() - 1]
+        self.names.last().unwrap_or(self.asked)
     }
 
     /// Follows the aliases of a response (of code NOERROR or NXDOMAIN) and reads what it says of
@@ -89,10 +90,10 @@ impl Chain {
             let Some((alias, target)) = alias else {
                 break;
             };
-            if self.names.contains(&target) {
+            if *self.asked == target || self.names.contains(&target) {
                 return Reading::Loop;
             }
-            if self.names.len() > MAX_ALIASES {
+            if self.names.len() == MAX_ALIASES {
                 return Reading::TooLong;
             }
             self.names.push(target);
@@ -148,7 +149,8 @@ mod tests {
     }
 
     fn read(owner: &str, message: &Message) -> (Reading, Name) {
-        let mut chain = Chain::new(name(owner));
+        let owner = name(owner);
+        let mut chain = Chain::new(&owner);
         let reading = chain.read(message.clone(), RecordType::A);
         (reading, chain.last().clone())
     }
@@ -179,7 +181,8 @@ mod tests {
             cname("b.", "C."),
             cname("a.", "b."),
         ]);
-        let mut chain = Chain::new(name("a."));
+        let asked = name("a.");
+        let mut chain = Chain::new(&asked);
         let expected = Reading::Records(vec![a("c.", [192, 0, 2, 1])]);
         assert_eq!(chain.read(message, RecordType::A), expected);
         assert_eq!(chain.last(), &name("c."));
@@ -223,7 +226,8 @@ mod tests {
         let message = response(vec![cname("a.", "b."), cname("b.", "a.")]);
         assert_eq!(read("a.", &message).0, Reading::Loop);
         // Over two responses.
-        let mut chain = Chain::new(name("a."));
+        let asked = name("a.");
+        let mut chain = Chain::new(&asked);
         let kind = RecordType::A;
         let first = response(vec![cname("a.", "b.")]);
         assert_eq!(chain.read(first, kind), Reading::Follow);

@@ -46,7 +46,8 @@ pub fn follow<'a>(
     responses: impl Iterator<Item = &'a [u8]>,
 ) -> Option<Vec<Said>> {
     let kind = RecordType::from(kind);
-    let mut chain = Chain::new(Name::from_ascii(name).ok()?);
+    let asked = Name::from_ascii(name).ok()?;
+    let mut chain = Chain::new(&asked);
     let mut said = Vec::new();
     for octets in responses {
         let question = Query::query(chain.last().clone(), kind);
@@ -82,7 +83,8 @@ pub fn follow<'a>(
 
 /// What one response says of a name, as the proxy gets it.
 pub(crate) fn found(name: &str, kind: RecordType, octets: &[u8]) -> Option<Found> {
-    let mut chain = Chain::new(Name::from_ascii(name).ok()?);
+    let asked = Name::from_ascii(name).ok()?;
+    let mut chain = Chain::new(&asked);
     let message = decode(octets)?;
     let question = Query::query(chain.last().clone(), kind);
     let usable = !message.truncation && matches!(message.response_code, NoError | NXDomain);

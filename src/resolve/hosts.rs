@@ -12,7 +12,7 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::BTreeMap,
     fmt::Write as _,
     fs::{File, OpenOptions},
     io,
@@ -79,7 +79,7 @@ impl HostsError {
 /// The operator's lines: names and their addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hosts {
-    addresses: HashMap<String, Vec<IpAddr>>,
+    addresses: BTreeMap<String, Vec<IpAddr>>,
 }
 
 impl Hosts {

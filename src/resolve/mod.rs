@@ -187,8 +187,8 @@ pub async fn resolve(
     }
     let servers = Servers::open(&upstreams.servers, names.len() * 2);
     // The runtime takes a turn before the first query, so that it need not within the burst: it
-    // learns that the sockets can be written to, and of a timer that is due before any of the
-    // queries'. For each one that would be its first, it wakes itself by a system call.
+    // learns of a timer that is due before any of the queries'. For each one that would be its
+    // first, it wakes itself by a system call.
     let mut first = pin!(sleep(servers::HEDGE));
     let _ = first.as_mut().now_or_never();
     yield_now().await;
@@ -376,13 +376,13 @@ impl<'a> Resolver<'a> {
         until: Instant,
         hurry: &AtomicBool,
     ) -> Result<Found, Unresolved> {
-        let mut chain = Chain::new(name.clone());
+        let mut chain = Chain::new(name);
         loop {
             let question = Query::query(chain.last().clone(), kind);
             let response = self.servers.ask(&question, until, hurry).await;
             let response = response.map_err(|servers| self.failed(servers))?;
             let server = response.server;
-            let found = |chain: Chain, last, nxdomain, soa| {
+            let found = |chain: Chain<'_>, last, nxdomain, soa| {
                 Ok(Found {
                     records: chain.ending_in(last),
                     nxdomain,

@@ -189,7 +189,7 @@ impl Servers {
     pub(super) fn open(addresses: &[SocketAddr], queries: usize) -> Self {
         let lanes = queries.clamp(1, IN_FLIGHT).div_ceil(PER_LANE);
         Self::with_lanes(addresses, |address, ignored| {
-            let open = || Ok(Lane::new(address, PER_LANE.min(queries), ignored)?);
+            let open = || Ok(Lane::new(address, ignored)?);
             Lanes::Shared(iter::repeat_with(open).take(lanes).collect())
         })
     }
@@ -343,7 +343,7 @@ impl Servers {
                     talk_udp(&lanes[lane % lanes.len()], question, edns).await?
                 }
                 Lanes::Each => {
-                    let lane = Lane::new(server.address, 1, &self.ignored).map_err(Broken::from)?;
+                    let lane = Lane::new(server.address, &self.ignored).map_err(Broken::from)?;
                     // What waits on a shared lane is not to be as large as this.
                     let exchange = Box::pin(async move {
                         tokio::select! {

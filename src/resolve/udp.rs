@@ -7,10 +7,11 @@
 //! any other address, and it gets ICMP errors: a port where nothing listens is known at once.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, btree_map::Entry},
     convert::Infallible,
-    io,
+    io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsRawFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -28,8 +29,11 @@ use hickory_resolver::{
         rr::{Name, RecordType},
     },
 };
-use nix::errno::Errno;
-use tokio::{net::UdpSocket, sync::oneshot};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, SockaddrStorage, connect, send},
+};
+use tokio::{io::Interest, net::UdpSocket, sync::oneshot};
 
 /// What came for a query: the response, or why none can come.
 pub(super) type Outcome = Result<Message, Broken>;
@@ -57,7 +61,7 @@ pub(super) struct Lane {
     socket: UdpSocket,
     server: SocketAddr,
     connected: AtomicBool,
-    waiting: Mutex<HashMap<u16, Waiting>>,
+    waiting: Mutex<BTreeMap<u16, Waiting>>,
     ignored: Arc<AtomicU64>,
 }
 
@@ -68,11 +72,7 @@ struct Waiting {
 
 impl Lane {
     /// `ignored` counts the datagrams that are no answer to a query.
-    pub(super) fn new(
-        server: SocketAddr,
-        room: usize,
-        ignored: &Arc<AtomicU64>,
-    ) -> io::Result<Self> {
+    pub(super) fn new(server: SocketAddr, ignored: &Arc<AtomicU64>) -> io::Result<Self> {
         let any = match server {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -83,7 +83,7 @@ impl Lane {
             socket: UdpSocket::from_std(socket)?,
             server,
             connected: AtomicBool::new(false),
-            waiting: Mutex::new(HashMap::with_capacity(room)),
+            waiting: Mutex::default(),
             ignored: Arc::clone(ignored),
         })
     }
@@ -130,26 +130,33 @@ impl Lane {
     /// An ICMP error is of the server, not of one query; the kernel reports it once, to whoever
     /// sends or receives next.
     fn fail(&self, broken: Broken) {
-        for (_, waiting) in self.waiting().drain() {
+        for waiting in mem::take(&mut *self.waiting()).into_values() {
             let _ = waiting.outcome.send(Err(broken));
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<u16, Waiting>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u16, Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn send(&self, octets: &[u8]) -> io::Result<()> {
+    /// Sends a datagram, or says that there is no room for it now.
+    fn send(&self, octets: &[u8]) -> nix::Result<()> {
+        let socket = self.socket.as_raw_fd();
         // Late, and again after a failure: a route may appear while we wait.
         if !self.connected.load(Ordering::Relaxed) {
-            self.socket.connect(self.server).await?;
+            connect(socket, &SockaddrStorage::from(self.server))?;
             self.connected.store(true, Ordering::Relaxed);
         }
-        match self.socket.send(octets).await {
+        match send(socket, octets, MsgFlags::empty()) {
             // A full queue loses the packet as the network may: it is sent again in time.
-            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
-            other => other.map(|_| ()),
+            Ok(_) | Err(Errno::ENOBUFS) => Ok(()),
+            Err(errno) => Err(errno),
         }
+    }
+
+    async fn send_in_time(&self, octets: Vec<u8>) -> io::Result<()> {
+        let send = || self.send(&octets).map_err(io::Error::from);
+        self.socket.async_io(Interest::WRITABLE, send).await
     }
 }
 
@@ -268,7 +275,14 @@ impl<'a> Ticket<'a> {
     /// Sends the query, again where it was sent before.
     pub(super) async fn send(&self) -> Result<(), Broken> {
         let octets = query(self.id, self.question, self.edns);
-        let sent = self.lane.send(&octets).await.map_err(Broken::from);
+        let sent = match self.lane.send(&octets) {
+            // Rare, and larger than all the rest of what waits for an answer.
+            Err(Errno::EAGAIN) => {
+                let sent = Box::pin(self.lane.send_in_time(octets)).await;
+                sent.map_err(Broken::from)
+            }
+            sent => sent.map_err(Broken::Network),
+        };
         sent.inspect_err(|broken| self.lane.fail(*broken))
     }
 
