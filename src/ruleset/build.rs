@@ -7,8 +7,9 @@
 use super::{
     Chain, Hook, Rule, Ruleset,
     contents::{
-        ALLOWED, DENY4, DENY6, INBOUND, LOCAL_SERVERS, NAMES, NAMESERVERS, PAST, ServiceSets,
-        local_server_sets, nameserver_sets, policy_sets, timed_sets,
+        ALLOWED, DENY4, DENY6, INBOUND, LOCAL_SERVERS, Length, NAMES, NAMESERVERS, PAST,
+        ServiceSets, frequent_lengths, local_server_sets, nameserver_sets, policy_sets,
+        set_of_length, timed_sets,
     },
     set::Family,
     term::{Direction, End, Reject, Term, Unit},
@@ -184,13 +185,18 @@ pub fn locked(dns: Option<(&Nameservers, &[SocketOwner])>) -> Ruleset {
 pub fn enforced(policy: &Policy, dns: Dns<'_>) -> Ruleset {
     let is_one_for_all_lists = matches!(dns, Dns::Proxy(_));
     let lets_in = is_one_for_all_lists || !policy.inbound.is_empty();
-    let mut sets = policy_sets(policy);
+    let frequent = if is_one_for_all_lists {
+        Vec::new()
+    } else {
+        frequent_lengths(policy)
+    };
+    let mut sets = policy_sets(policy, &frequent);
     let mut chains = common_chains();
     chains.extend([
         chain(LET_OUT, vec![let_out()]),
         chain(GO_ON, vec![go_on()]),
-        chain(REQUESTS, requests(dns)),
-        chain(REPLIES, replies(dns)),
+        chain(REQUESTS, requests(dns, &frequent)),
+        chain(REPLIES, replies(dns, &frequent)),
     ]);
     chains.extend(base_chains(output(dns, lets_in), input(lets_in)));
     match dns {
@@ -256,7 +262,7 @@ fn output(dns: Dns<'_>, lets_in: bool) -> Vec<Rule> {
 /// The flows that were let out go on; then what starts flows to what is allowed, and takes over
 /// those that an earlier policy started. What looks like an answer starts none, and does not come
 /// here: the other way of such a flow leads to anywhere.
-fn requests(dns: Dns<'_>) -> Vec<Rule> {
+fn requests(dns: Dns<'_>, frequent: &[Length]) -> Vec<Rule> {
     let let_out = [Term::Mark(OUT_MARK), Term::Accept];
     let mut rules = Vec::new();
     if let Dns::Proxy(_) = dns {
@@ -271,6 +277,7 @@ fn requests(dns: Dns<'_>) -> Vec<Rule> {
     }
     rules.extend(denied(End::Destination, &Term::Goto(REFUSE)));
     rules.extend(services(ALLOWED, End::Destination, LET_OUT));
+    rules.extend(networks(frequent, End::Destination, LET_OUT));
     rules
 }
 
@@ -290,7 +297,7 @@ fn input(lets_in: bool) -> Vec<Rule> {
 
 /// The answers to what was let out; then the way in of the flows that [`requests`] takes over: it
 /// may be only the other side that talks.
-fn replies(dns: Dns<'_>) -> Vec<Rule> {
+fn replies(dns: Dns<'_>, frequent: &[Length]) -> Vec<Rule> {
     let mut rules = vec![Rule(vec![Term::Mark(OUT_MARK), Term::Accept])];
     if let Dns::Proxy(_) = dns {
         rules.push(Rule(vec![Term::Mark(RESOLVER_MARK), Term::Accept]));
@@ -299,6 +306,7 @@ fn replies(dns: Dns<'_>) -> Vec<Rule> {
     }
     rules.extend(denied(End::Source, &Term::Drop));
     rules.extend(services(ALLOWED, End::Source, GO_ON));
+    rules.extend(networks(frequent, End::Source, GO_ON));
     rules
 }
 
@@ -600,6 +608,7 @@ fn service(family: Family, address: End, port: End, set: &'static str) -> Term {
     Term::ServiceIn {
         family,
         address,
+        length: None,
         port,
         set,
     }
@@ -616,6 +625,20 @@ fn denied(end: End, verdict: &Term) -> Vec<Rule> {
 fn services(sets: ServiceSets, end: End, chain: &'static str) -> Vec<Rule> {
     sets.map(|(family, set)| Rule(vec![service(family, end, end, set), Term::Goto(chain)]))
         .into()
+}
+
+/// What is in a network of one of these lengths goes to a chain.
+fn networks(lengths: &[Length], end: End, chain: &'static str) -> impl Iterator<Item = Rule> {
+    lengths.iter().map(move |&length| {
+        let of_length = Term::ServiceIn {
+            family: length.0,
+            address: end,
+            length: Some(length.1),
+            port: end,
+            set: set_of_length(length),
+        };
+        Rule(vec![of_length, Term::Goto(chain)])
+    })
 }
 
 /// Starts a flow, or takes over one that an earlier policy started.

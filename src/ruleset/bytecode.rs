@@ -8,7 +8,7 @@ use super::{
     Rule,
     build::KINDS,
     set::{Family, Octets},
-    term::{Direction, End, Reject, Term, Unit},
+    term::{Direction, End, Reject, Term, Unit, netmask},
 };
 use std::{borrow::Cow, net::IpAddr};
 
@@ -295,10 +295,11 @@ impl Lowering {
             Term::ServiceIn {
                 family,
                 address,
+                length,
                 port,
                 set,
             } => {
-                self.service_in(family, address, port, set);
+                self.service_in(family, (address, length), port, set);
             }
             Term::Icmpv6Type(first, last) => {
                 self.icmpv6_type();
@@ -398,7 +399,13 @@ impl Lowering {
         self.exprs.push(Expr::Reject { kind, code });
     }
 
-    fn service_in(&mut self, family: Family, address: End, port: End, set: &'static str) {
+    fn service_in(
+        &mut self,
+        family: Family,
+        (address, length): (End, Option<u8>),
+        port: End,
+        set: &'static str,
+    ) {
         self.need_family(family);
         let (address_len, protocol_at, port_at) = match family {
             Family::V4 => (4, REG_1_PLUS_4, REG_1_PLUS_8),
@@ -415,6 +422,13 @@ impl Lowering {
             End::Destination => 2,
         };
         self.payload(Base::Network, address_offset, address_len, REG_1);
+        self.exprs.extend(length.map(|length| Expr::Mask {
+            register: REG_1,
+            mask: match netmask(family, length) {
+                IpAddr::V4(v4) => v4.octets().into(),
+                IpAddr::V6(v6) => v6.octets().into(),
+            },
+        }));
         self.exprs.push(Expr::Meta {
             key: Meta::L4Proto as u32,
             register: protocol_at,

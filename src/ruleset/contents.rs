@@ -6,7 +6,7 @@ use crate::{
     service::{PortRange, Protocol, Service},
 };
 use ipnet::IpNet;
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 pub(super) const ALLOW4: &str = "allow4";
 pub(super) const ALLOW4_RANGES: &str = "allow4_ranges";
@@ -53,6 +53,24 @@ pub(super) const ALLOWED: ServiceSets = [
     (Family::V6, ALLOW6_RANGES),
 ];
 
+macro_rules! numbered {
+    ($base:literal: $($number:literal)*) => { [$(concat!($base, $number)),*] };
+}
+
+/// Networks of one prefix length, by that.
+const ALLOW4_OF_LENGTH: [&str; 32] = numbered!("allow4_": 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
+    16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31);
+const ALLOW6_OF_LENGTH: [&str; 128] = numbered!("allow6_": 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
+    16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47
+    48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64 65 66 67 68 69 70 71 72 73 74 75 76 77 78 79
+    80 81 82 83 84 85 86 87 88 89 90 91 92 93 94 95 96 97 98 99 100 101 102 103 104 105 106 107 108
+    109 110 111 112 113 114 115 116 117 118 119 120 121 122 123 124 125 126 127);
+
+/// From so many on, the networks of one prefix length have a hash table of their own. In a set of
+/// intervals a lookup and an insertion take longer the more it holds, and a rule with a hash table
+/// takes as long as some thousand of its elements.
+const MANY: usize = if cfg!(fuzzing) { 2 } else { 4096 };
+
 pub(super) const INBOUND: [(Family, &str); 2] = [(Family::V4, INBOUND4), (Family::V6, INBOUND6)];
 
 pub(super) const NAMESERVERS: [(Family, &str); 2] =
@@ -61,62 +79,93 @@ pub(super) const NAMESERVERS: [(Family, &str); 2] =
 pub(super) const LOCAL_SERVERS: [(Family, &str); 2] =
     [(Family::V4, LOCAL_SERVERS4), (Family::V6, LOCAL_SERVERS6)];
 
-/// Single addresses with single ports go to hash tables, which grow without growing slower;
-/// networks and port ranges need interval sets.
-pub(super) fn policy_sets(policy: &Policy) -> Vec<Set> {
-    let (hosts, ranges): (Vec<&Element>, Vec<&Element>) =
-        policy.allow.iter().partition(|element| is_single(element));
-    let pick = |elements: &[&Element], family| -> Elements {
-        Elements::Services(
-            elements
-                .iter()
-                .filter(|element| Family::of(element.network.addr()) == family)
-                .map(|element| **element)
-                .collect(),
-        )
+/// A family and a prefix length of it.
+pub(super) type Length = (Family, u8);
+
+/// The prefix lengths of which a policy allows many networks with single ports.
+pub(super) fn frequent_lengths(policy: &Policy) -> Vec<Length> {
+    if policy.allow.len() < MANY {
+        return Vec::new();
+    }
+    let mut counts: BTreeMap<Length, usize> = BTreeMap::new();
+    for length in policy.allow.iter().filter_map(length_of) {
+        *counts.entry(length).or_default() += 1;
+    }
+    let frequent = counts.into_iter().filter(|(_, count)| *count >= MANY);
+    frequent.map(|(length, _)| length).collect()
+}
+
+/// That of a network with a single port.
+fn length_of(element: &Element) -> Option<Length> {
+    let family = Family::of(element.network.addr());
+    (!element.is_host() && element.service.ports.is_single())
+        .then(|| (family, element.network.prefix_len()))
+}
+
+/// The set for the networks of a prefix length.
+pub(super) fn set_of_length((family, length): Length) -> &'static str {
+    match family {
+        Family::V4 => ALLOW4_OF_LENGTH[usize::from(length)],
+        Family::V6 => ALLOW6_OF_LENGTH[usize::from(length)],
+    }
+}
+
+/// Single addresses with single ports go to hash tables, which grow without growing slower, and so
+/// do networks of a frequent length, by their first address; other networks and port ranges need
+/// interval sets.
+pub(super) fn policy_sets(policy: &Policy, frequent: &[Length]) -> Vec<Set> {
+    let allowed = |name, family: Family, single: bool| {
+        let held = policy.allow.iter().filter(|element| {
+            let of_length = || length_of(element).is_some_and(|of| frequent.contains(&of));
+            Family::of(element.network.addr()) == family
+                && is_single(element) == single
+                && (frequent.is_empty() || !of_length())
+        });
+        Set {
+            name,
+            key: if single {
+                Key::Service(family)
+            } else {
+                Key::ServiceRange(family)
+            },
+            elements: Elements::Services(held.copied().collect()),
+        }
     };
-    let deny: Vec<&Element> = policy.deny.iter().collect();
-    let inbound: Vec<&Element> = policy.inbound.iter().collect();
-    [
-        (ALLOW4, Key::Service(Family::V4), pick(&hosts, Family::V4)),
-        (
-            ALLOW4_RANGES,
-            Key::ServiceRange(Family::V4),
-            pick(&ranges, Family::V4),
-        ),
-        (ALLOW6, Key::Service(Family::V6), pick(&hosts, Family::V6)),
-        (
-            ALLOW6_RANGES,
-            Key::ServiceRange(Family::V6),
-            pick(&ranges, Family::V6),
-        ),
-        (
-            DENY4,
-            Key::ServiceRange(Family::V4),
-            pick(&deny, Family::V4),
-        ),
-        (
-            DENY6,
-            Key::ServiceRange(Family::V6),
-            pick(&deny, Family::V6),
-        ),
-        (
-            INBOUND4,
-            Key::ServiceRange(Family::V4),
-            pick(&inbound, Family::V4),
-        ),
-        (
-            INBOUND6,
-            Key::ServiceRange(Family::V6),
-            pick(&inbound, Family::V6),
-        ),
-    ]
-    .map(|(name, key, elements)| Set {
-        name,
-        key,
-        elements,
-    })
-    .into()
+    let ranges = |name, family, elements: &[Element]| {
+        let of_family = elements.iter();
+        let of_family = of_family.filter(|element| Family::of(element.network.addr()) == family);
+        Set {
+            name,
+            key: Key::ServiceRange(family),
+            elements: Elements::Services(of_family.copied().collect()),
+        }
+    };
+    let mut sets = vec![
+        allowed(ALLOW4, Family::V4, true),
+        allowed(ALLOW4_RANGES, Family::V4, false),
+        allowed(ALLOW6, Family::V6, true),
+        allowed(ALLOW6_RANGES, Family::V6, false),
+    ];
+    sets.extend(frequent.iter().map(|length| {
+        let allow = policy.allow.iter();
+        let held = allow.filter(|element| length_of(element) == Some(*length));
+        let by_first_address = |element: &Element| Element {
+            network: element.network.network().into(),
+            ..*element
+        };
+        Set {
+            name: set_of_length(*length),
+            key: Key::Service(length.0),
+            elements: Elements::Services(held.map(by_first_address).collect()),
+        }
+    }));
+    sets.extend([
+        ranges(DENY4, Family::V4, &policy.deny),
+        ranges(DENY6, Family::V6, &policy.deny),
+        ranges(INBOUND4, Family::V4, &policy.inbound),
+        ranges(INBOUND6, Family::V6, &policy.inbound),
+    ]);
+    sets
 }
 
 /// Which of the sets of names an element belongs to.

@@ -4,7 +4,7 @@ use crate::policy::{Element, Timed};
 use std::{cmp::Ordering, fmt, net::IpAddr, time::Duration};
 
 /// An IP version, as a set or a rule is bound to one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// IPv4.
     V4,

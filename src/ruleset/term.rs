@@ -4,7 +4,11 @@
 
 use super::{build::KINDS, set::Family};
 use crate::service::Protocol;
-use std::{fmt, net::IpAddr};
+use ipnet::IpNet;
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 /// Which end of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +101,9 @@ pub enum Term {
         family: Family,
         /// Whose address.
         address: End,
+        /// The prefix length of the networks that the set holds by their first address; none for
+        /// one of addresses or of intervals.
+        length: Option<u8>,
         /// Whose port.
         port: End,
         /// The set's name.
@@ -178,6 +185,7 @@ impl fmt::Display for Term {
             Self::ServiceIn {
                 family,
                 address,
+                length,
                 port,
                 set,
             } => {
@@ -185,10 +193,11 @@ impl fmt::Display for Term {
                     Family::V4 => "ip",
                     Family::V6 => "ip6",
                 };
-                write!(
-                    f,
-                    "{ip} {address}addr . meta l4proto . th {port}port @{set}"
-                )
+                write!(f, "{ip} {address}addr")?;
+                if let Some(length) = length {
+                    write!(f, " & {}", netmask(*family, *length))?;
+                }
+                write!(f, " . meta l4proto . th {port}port @{set}")
             }
             Self::Icmpv6Type(first, last) => {
                 write!(f, "icmpv6 type {}", Icmpv6Types(*first, *last))
@@ -228,6 +237,16 @@ impl fmt::Display for Term {
             Self::Jump(chain) => write!(f, "jump {chain}"),
         }
     }
+}
+
+/// What an address of a network of this prefix length is masked with.
+pub(super) fn netmask(family: Family, length: u8) -> IpAddr {
+    let any = match family {
+        Family::V4 => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        Family::V6 => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
+    // Of what is no length no address is left.
+    IpNet::new(any, length).map_or(any, |network| network.netmask())
 }
 
 /// One type by nft's name, which it prints (`nft describe icmpv6_type`), or a range of numbers.

@@ -241,6 +241,57 @@ fn single_services_and_ranges_are_kept_apart() {
     assert_eq!(held("inbound4"), ["0.0.0.0/0 . tcp . 8001"]);
 }
 
+/// So many networks of one length.
+fn networks(family: Family, length: u8, count: u16) -> impl Iterator<Item = Element> {
+    (0..count).map(move |index| {
+        let [high, low] = index.to_be_bytes();
+        let network = match family {
+            Family::V4 => format!("10.{high}.{low}.0/{length}"),
+            Family::V6 => format!("2001:db8:0:{index:x}::/{length}"),
+        };
+        element(&network, 443)
+    })
+}
+
+#[test]
+fn many_networks_of_one_length_have_a_hash_table() {
+    let mut range = element("203.0.113.0/26", 1);
+    range.service.ports = PortRange::ALL;
+    let policy = Policy {
+        allow: networks(Family::V4, 25, 4095)
+            .chain(networks(Family::V4, 26, 4096))
+            .chain([range])
+            .chain(networks(Family::V6, 64, 4096))
+            .collect(),
+        ..Policy::default()
+    };
+    let ruleset = enforced(&policy, Dns::Closed);
+    let names: Vec<_> = ruleset.sets.iter().map(|set| set.name).collect();
+    assert_eq!(names, ["allow4_ranges", "allow4_26", "allow6_64"]);
+    let counts: Vec<_> = ruleset.sets.iter().map(|set| set.elements.len()).collect();
+    assert_eq!(counts, [4096, 4096, 4096]);
+    let first = |index: usize| ruleset.sets[index].raw_elements().next().unwrap();
+    assert_eq!(
+        first(1).key.as_slice(),
+        [10, 0, 0, 0, 6, 0, 0, 0, 1, 187, 0, 0]
+    );
+    assert_eq!(first(1).end, None);
+    // In mode `proxy` a reload changes elements alone.
+    let nameservers = nameservers();
+    let proxied = enforced(&policy, Dns::Proxy(&proxy(&nameservers, &[])));
+    assert!(!proxied.sets.iter().any(|set| set.name == "allow4_26"));
+    let text = ruleset.structure().to_string();
+    for rule in [
+        "ip daddr & 255.255.255.192 . meta l4proto . th dport @allow4_26 goto let_out",
+        "ip saddr & 255.255.255.192 . meta l4proto . th sport @allow4_26 goto go_on",
+        "ip6 daddr & ffff:ffff:ffff:ffff:: . meta l4proto . th dport @allow6_64 goto let_out",
+        "ip6 saddr & ffff:ffff:ffff:ffff:: . meta l4proto . th sport @allow6_64 goto go_on",
+    ] {
+        assert!(text.contains(rule), "{rule}");
+    }
+    assert!(ruleset.to_string().contains("10.15.255.0 . tcp . 443"));
+}
+
 #[test]
 fn the_mark_is_the_policys() {
     let mark = |ruleset: &Ruleset| {

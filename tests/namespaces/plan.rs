@@ -8,8 +8,8 @@ use crate::{
         outside::at,
         probe::Step,
         world::{
-            ALLOWLIST, API, BINARY, ELSEWHERE, Ran, Run, SENTINEL, World, allowlist, file, forget,
-            nft, reaches, rejects, table, user_options,
+            ALLOWLIST, API, BINARY, ELSEWHERE, GIT, Ran, Run, SENTINEL, World, allowlist, file,
+            forget, nft, reaches, rejects, table, user_options,
         },
     },
 };
@@ -19,6 +19,7 @@ cases!(plan:
     it_is_valid_for_nft_and_touches_nothing,
     it_needs_no_privilege,
     it_has_a_json_form,
+    many_networks_of_one_length,
     a_hundred_thousand_networks,
     a_hundred_thousand_addresses_with_ports,
 );
@@ -158,6 +159,37 @@ fn networks(count: u32) -> impl Iterator<Item = Ipv4Addr> {
     (0..count).map(|n| Ipv4Addr::from(0x0a00_0000 + n * 2 * 64))
 }
 
+/// They are asked for by their first address, in either family; what is inside is reached, and
+/// what is beside it is not.
+fn many_networks_of_one_length() {
+    let world = World::new();
+    let mut list = String::from("198.51.100.0/28:443\n[2001:db8::10/124]:443\n");
+    for (network, number) in networks(5000).zip(0..) {
+        let [high, low] = u16::to_be_bytes(number);
+        writeln!(list, "100.{}.{low}.16/28:443", 64 + high).unwrap();
+        writeln!(list, "[2001:db8:{number:x}:1::/124]:443").unwrap();
+        writeln!(list, "{network}/27:8000-8100").unwrap();
+    }
+    allowlist(&list);
+    for dns in ["pinned", "system"] {
+        world.enforce(&["--dns", dns]);
+        reaches(&API.map(|address| Step::Tcp((address, 443).into())));
+        rejects(&API.map(|address| Step::Tcp((address, 444).into())));
+        rejects(&API.map(|address| Step::Udp((address, 443).into())));
+        rejects(&GIT.map(|address| Step::Tcp((address, 443).into())));
+        rejects(&ELSEWHERE.map(|address| Step::Tcp((address, 443).into())));
+        let installed = table("egress_init").unwrap();
+        for set in ["set allow4_28 {", "set allow6_124 {", "set allow4_ranges {"] {
+            assert!(installed.contains(set), "{set}");
+        }
+        let text = plan(&["--dns", dns]).exits(0).stdout();
+        forget();
+        nft(&text);
+        assert_eq!(sorted(&table("egress_init").unwrap()), sorted(&installed));
+        forget();
+    }
+}
+
 fn a_hundred_thousand_networks() {
     let world = World::new();
     let mut list = String::from("api.example.org\n");
@@ -174,9 +206,11 @@ fn a_hundred_thousand_networks() {
         .run()
         .exits(0)
         .stdout();
-    let installed: BTreeSet<_> = listing
+    let (_, held) = listing.split_once("set allow4_26 {").unwrap();
+    let (held, _) = held.split_once("\n\t}").unwrap();
+    let installed: BTreeSet<_> = held
         .split_whitespace()
-        .filter_map(|word| word.strip_suffix("/26")?.parse::<Ipv4Addr>().ok())
+        .filter_map(|word| word.parse::<Ipv4Addr>().ok())
         .collect();
     assert_eq!(installed, networks(100_000).collect());
     // A re-run replaces them all.

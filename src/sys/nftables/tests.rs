@@ -119,6 +119,18 @@ fn rulesets() -> Vec<Ruleset> {
         deny: vec![element("198.51.100.9/32", 443, 443)],
         inbound: vec![element("0.0.0.0/0", 8000, 8100)],
     };
+    // So many of one length that they have a hash table.
+    let many = (0..4096).flat_map(|index| {
+        let [v4, v6] = [
+            format!("10.{}.{}.0/24", index >> 8, index & 255),
+            format!("2001:db8:2:{index:x}::/64"),
+        ];
+        [element(&v4, 443, 443), element(&v6, 443, 443)]
+    });
+    let networks = Policy {
+        allow: many.collect(),
+        ..Policy::default()
+    };
     let nameservers = Nameservers {
         servers: [([192, 0, 2, 53], 53).into()].into(),
         unknown: true,
@@ -146,6 +158,7 @@ fn rulesets() -> Vec<Ruleset> {
         locked(None),
         locked(Some((&nameservers, &[resolver]))),
         enforced(&policy, Dns::Closed),
+        enforced(&networks, Dns::Closed),
         enforced(&policy, Dns::Servers(&nameservers)),
         enforced(&policy, Dns::Proxy(&proxy)),
     ]
