@@ -13,7 +13,7 @@
 //! | a listed name that /etc/hosts has | what it has |
 //! | PTR of an address that is in the sets | the name that brought it in |
 //! | ANY | HINFO (RFC 8482) |
-//! | zone transfers, RRSIG and SIG, other meta types, other classes | REFUSED |
+//! | types that programs do not ask for, other classes | REFUSED |
 //!
 //! An address counts under the name that was asked for: an alias brings its target's addresses in,
 //! and no other way leads to them. HTTPS and SVCB records keep the hints that were taken, lose the

@@ -21,6 +21,10 @@ const LISTED: &[u8] = b"\x03api\x07example\x03org\x00";
 const PLAIN_HEADER: &[u8] = &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
 const EDNS_HEADER: &[u8] = &[1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
 const CLASS_IN: [u8; 2] = [0, 1];
+/// What else programs ask for, by numbers of IANA's registry (docs/supervise.md).
+pub const RARE_TYPES: [u16; 17] = [
+    2, 5, 6, 12, 15, 16, 33, 35, 37, 43, 44, 48, 52, 53, 61, 256, 257,
+];
 /// A record of EDNS without options, for answers of 1232 octets.
 const EDNS: &[u8] = &[0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0];
 
@@ -31,7 +35,7 @@ pub enum Verdict {
     Allowed,
     /// Section 6 lets it out, and this many octets in it were the command's to choose.
     Carried(usize),
-    /// A lookup for the listed name, of a type that the command chose: two octets, which the
+    /// A lookup for the listed name, of a type that the command chose among a few, which the
     /// resolver of mode `proxy` passes on within a rate.
     Asked,
     /// It must not have left; what it is.
@@ -260,7 +264,8 @@ impl<'a> Packet<'a> {
         let verdict = match u16::from_be_bytes(*kind) {
             // A, AAAA, SVCB, HTTPS: what any program asks for that connects.
             1 | 28 | 64 | 65 => Verdict::Allowed,
-            _ => Verdict::Asked,
+            kind if RARE_TYPES.contains(&kind) => Verdict::Asked,
+            _ => return None,
         };
         is_plain.then_some(verdict)
     }

@@ -11,7 +11,7 @@ use std::{
 use nix::libc;
 
 use super::{Attempt, Context, address, any, dns::query, set};
-use crate::{support::world::DNS, sys as calls};
+use crate::{judge::RARE_TYPES, support::world::DNS, sys as calls};
 
 /// The name that every list of the suite allows.
 pub(super) const ALLOWED: &str = "api.example.org";
@@ -292,13 +292,15 @@ fn counts(c: &Context) -> io::Result<()> {
     )
 }
 
-/// Two octets a query, as fast as they are taken.
+/// As fast as they are taken.
 fn types(c: &Context) -> io::Result<()> {
     let began = Instant::now();
     let mut last = Ok(());
     for port in [c.port, 0] {
         let socket = UdpSocket::bind((any(c.family() == 1), port))?;
-        for kind in 1000.. {
+        // One that is passed on, within a rate, after one that is not.
+        let rare = RARE_TYPES.into_iter().cycle();
+        for kind in (1000..).zip(rare).flat_map(|(kind, rare)| [kind, rare]) {
             last = socket
                 .send_to(&query(ALLOWED, kind), DNS[c.family()])
                 .map(drop);
