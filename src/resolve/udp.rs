@@ -61,7 +61,7 @@ pub(super) struct Lane {
     socket: UdpSocket,
     server: SocketAddr,
     connected: AtomicBool,
-    waiting: Mutex<BTreeMap<u16, Waiting>>,
+    waiting: Mutex<BTreeMap<u16, Box<Waiting>>>,
     ignored: Arc<AtomicU64>,
 }
 
@@ -135,7 +135,7 @@ impl Lane {
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u16, Waiting>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u16, Box<Waiting>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -258,10 +258,10 @@ impl<'a> Ticket<'a> {
             }
         };
         let id = *entry.key();
-        entry.insert(Waiting {
+        entry.insert(Box::new(Waiting {
             question: question.clone(),
             outcome: sender,
-        });
+        }));
         drop(waiting);
         Self {
             lane,

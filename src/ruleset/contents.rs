@@ -6,7 +6,7 @@ use crate::{
     service::{PortRange, Protocol, Service},
 };
 use ipnet::IpNet;
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::net::SocketAddr;
 
 pub(super) const ALLOW4: &str = "allow4";
 pub(super) const ALLOW4_RANGES: &str = "allow4_ranges";
@@ -87,12 +87,15 @@ pub(super) fn frequent_lengths(policy: &Policy) -> Vec<Length> {
     if policy.allow.len() < MANY {
         return Vec::new();
     }
-    let mut counts: BTreeMap<Length, usize> = BTreeMap::new();
-    for length in policy.allow.iter().filter_map(length_of) {
-        *counts.entry(length).or_default() += 1;
+    let mut counts = Family::ALL.map(|family| (family, [0; 128]));
+    for (family, length) in policy.allow.iter().filter_map(length_of) {
+        counts[usize::from(family == Family::V6)].1[usize::from(length)] += 1;
     }
-    let frequent = counts.into_iter().filter(|(_, count)| *count >= MANY);
-    frequent.map(|(length, _)| length).collect()
+    let lengths = counts.iter().flat_map(|(family, counts)| {
+        let counts = (0..).zip(counts);
+        counts.filter_map(|(length, &count)| (count >= MANY).then_some((*family, length)))
+    });
+    lengths.collect()
 }
 
 /// That of a network with a single port.
@@ -110,62 +113,76 @@ pub(super) fn set_of_length((family, length): Length) -> &'static str {
     }
 }
 
-/// Single addresses with single ports go to hash tables, which grow without growing slower, and so
-/// do networks of a frequent length, by their first address; other networks and port ranges need
-/// interval sets.
-pub(super) fn policy_sets(policy: &Policy, frequent: &[Length]) -> Vec<Set> {
-    let allowed = |name, family: Family, single: bool| {
-        let held = policy.allow.iter().filter(|element| {
-            let of_length = || length_of(element).is_some_and(|of| frequent.contains(&of));
-            Family::of(element.network.addr()) == family
-                && is_single(element) == single
-                && (frequent.is_empty() || !of_length())
-        });
-        Set {
-            name,
-            key: if single {
-                Key::Service(family)
-            } else {
-                Key::ServiceRange(family)
-            },
-            elements: Elements::Services(held.copied().collect()),
+/// Single addresses with single ports go to hash tables, where a lookup takes as long however many
+/// there are, and so do networks of a frequent length, by their first address; other networks and
+/// port ranges need interval sets. What `stays` as it is needs no room for more.
+pub(super) fn policy_sets(policy: &Policy, frequent: &[Length], stays: bool) -> Vec<Set> {
+    let mut sets: Vec<Set> = [
+        (ALLOW4, Key::Service(Family::V4)),
+        (ALLOW4_RANGES, Key::ServiceRange(Family::V4)),
+        (ALLOW6, Key::Service(Family::V6)),
+        (ALLOW6_RANGES, Key::ServiceRange(Family::V6)),
+    ]
+    .into_iter()
+    .chain(
+        frequent
+            .iter()
+            .map(|length| (set_of_length(*length), Key::Service(length.0))),
+    )
+    .map(|(name, key)| Set {
+        name,
+        key,
+        size: None,
+        elements: Elements::Services(Vec::new()),
+    })
+    .collect();
+    for element in &policy.allow {
+        let length = length_of(element);
+        let by_length = frequent
+            .iter()
+            .position(|frequent| length == Some(*frequent));
+        let family = if element.network.addr().is_ipv4() {
+            0
+        } else {
+            2
+        };
+        let (index, element) = match by_length {
+            Some(index) => (4 + index, by_first_address(element)),
+            None => (family + usize::from(!is_single(element)), *element),
+        };
+        if let Elements::Services(held) = &mut sets[index].elements {
+            held.push(element);
         }
-    };
-    let ranges = |name, family, elements: &[Element]| {
-        let of_family = elements.iter();
-        let of_family = of_family.filter(|element| Family::of(element.network.addr()) == family);
-        Set {
+    }
+    for set in &mut sets {
+        let count = set.elements.len();
+        if stays && !set.key.is_interval() && count >= MANY {
+            set.size = u32::try_from(count).ok();
+        }
+    }
+    for (name, family, elements) in [
+        (DENY4, Family::V4, &policy.deny),
+        (DENY6, Family::V6, &policy.deny),
+        (INBOUND4, Family::V4, &policy.inbound),
+        (INBOUND6, Family::V6, &policy.inbound),
+    ] {
+        let of_family = |element: &&Element| Family::of(element.network.addr()) == family;
+        sets.push(Set {
             name,
             key: Key::ServiceRange(family),
-            elements: Elements::Services(of_family.copied().collect()),
-        }
-    };
-    let mut sets = vec![
-        allowed(ALLOW4, Family::V4, true),
-        allowed(ALLOW4_RANGES, Family::V4, false),
-        allowed(ALLOW6, Family::V6, true),
-        allowed(ALLOW6_RANGES, Family::V6, false),
-    ];
-    sets.extend(frequent.iter().map(|length| {
-        let allow = policy.allow.iter();
-        let held = allow.filter(|element| length_of(element) == Some(*length));
-        let by_first_address = |element: &Element| Element {
-            network: element.network.network().into(),
-            ..*element
-        };
-        Set {
-            name: set_of_length(*length),
-            key: Key::Service(length.0),
-            elements: Elements::Services(held.map(by_first_address).collect()),
-        }
-    }));
-    sets.extend([
-        ranges(DENY4, Family::V4, &policy.deny),
-        ranges(DENY6, Family::V6, &policy.deny),
-        ranges(INBOUND4, Family::V4, &policy.inbound),
-        ranges(INBOUND6, Family::V6, &policy.inbound),
-    ]);
+            size: None,
+            elements: Elements::Services(elements.iter().filter(of_family).copied().collect()),
+        });
+    }
     sets
+}
+
+/// As a set of one length holds a network.
+fn by_first_address(element: &Element) -> Element {
+    Element {
+        network: element.network.network().into(),
+        ..*element
+    }
 }
 
 /// Which of the sets of names an element belongs to.
@@ -226,6 +243,7 @@ pub(super) fn timed_sets(sets: ServiceSets, timed: &[Timed]) -> Vec<Set> {
             } else {
                 Key::ServiceRange(family)
             },
+            size: None,
             elements: Elements::Timed(held.copied().collect()),
         }
     })
@@ -261,6 +279,7 @@ fn server_sets(sets: [(Family, &'static str); 2], servers: &[SocketAddr]) -> Vec
         Set {
             name,
             key: Key::Service(family),
+            size: None,
             elements: Elements::Services(services),
         }
     })

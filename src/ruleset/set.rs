@@ -4,7 +4,7 @@ use crate::policy::{Element, Timed};
 use std::{cmp::Ordering, fmt, net::IpAddr, time::Duration};
 
 /// An IP version, as a set or a rule is bound to one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     /// IPv4.
     V4,
@@ -280,6 +280,9 @@ pub struct Set {
     pub name: &'static str,
     /// Its key.
     pub key: Key,
+    /// The most that it will hold. To a hash table of which this is known the kernel gives its room
+    /// at once, instead of moving everything each time it has doubled.
+    pub size: Option<u32>,
     /// Its elements.
     pub elements: Elements,
 }
@@ -311,6 +314,9 @@ impl Set {
     pub(super) fn write_text(&self, f: &mut fmt::Formatter<'_>, elements: bool) -> fmt::Result {
         writeln!(f, "\tset {} {{", self.name)?;
         writeln!(f, "\t\ttype {}", self.key.text())?;
+        if let Some(size) = self.size {
+            writeln!(f, "\t\tsize {size}")?;
+        }
         match (self.key.is_interval(), self.is_timed()) {
             (false, false) => {}
             (true, false) => writeln!(f, "\t\tflags interval")?,

@@ -102,7 +102,7 @@ pub fn enforced(policy: &Policy, dns: Dns<'_>) -> Ruleset {
     } else {
         frequent_lengths(policy)
     };
-    let mut sets = policy_sets(policy, &frequent);
+    let mut sets = policy_sets(policy, &frequent, !is_one_for_all_lists);
     let mut chains = common_chains();
     chains.extend([
         chain(LET_OUT, vec![let_out()]),

@@ -16,6 +16,7 @@ const NFTA_SET_KEY_TYPE: u16 = 4;
 const NFTA_SET_KEY_LEN: u16 = 5;
 const NFTA_SET_DESC: u16 = 9;
 const NFTA_SET_ID: u16 = 10;
+const NFTA_SET_DESC_SIZE: u16 = 1;
 const NFTA_SET_DESC_CONCAT: u16 = 2;
 const NFTA_SET_FIELD_LEN: u16 = 1;
 
@@ -25,7 +26,7 @@ const INTERVAL_CONCATENATION: u32 = libc::NFT_SET_INTERVAL.cast_unsigned() | NFT
 /// Makes a set, without its elements.
 #[must_use]
 pub fn add_set(set: &Set, id: u32) -> Message {
-    let (flags, datatype, octets) = set_facts(set);
+    let (flags, datatype, octets, size) = set_facts(set);
     let create = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
     let mut message = of_set(libc::NFT_MSG_NEWSET, create, set.name);
     message
@@ -33,6 +34,11 @@ pub fn add_set(set: &Set, id: u32) -> Message {
         .u32(NFTA_SET_KEY_TYPE, datatype)
         .u32(NFTA_SET_KEY_LEN, octets)
         .u32(NFTA_SET_ID, id);
+    if let Some(size) = size {
+        message.nest(NFTA_SET_DESC, |desc| {
+            desc.u32(NFTA_SET_DESC_SIZE, size);
+        });
+    }
     if set.key.is_interval() {
         message.nest(NFTA_SET_DESC, |desc| {
             desc.nest(NFTA_SET_DESC_CONCAT, |list| {
@@ -65,8 +71,9 @@ fn of_set(kind: libc::c_int, flags: libc::c_int, name: &str) -> Writer {
     message
 }
 
-/// The flags (`NFT_SET_*`), the type of the key and its length in octets.
-pub type SetFacts = (u32, u32, u32);
+/// The flags (`NFT_SET_*`), the type of the key and its length in octets, and the most that the set
+/// may hold.
+pub type SetFacts = (u32, u32, u32, Option<u32>);
 
 /// The facts of a set of ours.
 #[must_use]
@@ -78,7 +85,7 @@ pub fn set_facts(set: &Set) -> SetFacts {
     if set.is_timed() {
         flags |= libc::NFT_SET_TIMEOUT.cast_unsigned();
     }
-    (flags, set.key.datatype(), set.key.octets())
+    (flags, set.key.datatype(), set.key.octets(), set.size)
 }
 
 /// The name of a set and its facts, from an answer to [`dump_sets`].
@@ -90,6 +97,8 @@ pub fn parse_set(message: &[u8]) -> Option<(String, SetFacts)> {
         set.u32(NFTA_SET_FLAGS).unwrap_or_default(),
         set.u32(NFTA_SET_KEY_TYPE)?,
         set.u32(NFTA_SET_KEY_LEN)?,
+        set.nest(NFTA_SET_DESC)
+            .and_then(|desc| desc.u32(NFTA_SET_DESC_SIZE)),
     );
     Some((set.name(NFTA_SET_NAME)?, facts))
 }

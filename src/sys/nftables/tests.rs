@@ -94,8 +94,15 @@ fn sets() -> Vec<Set> {
         sets.extend(services.map(|(key, elements)| Set {
             name: "a_set",
             key,
+            size: None,
             elements,
         }));
+        sets.push(Set {
+            name: "a_set",
+            key: Key::Service(family),
+            size: Some(100_000),
+            elements: Elements::Services(Vec::new()),
+        });
     }
     sets
 }
@@ -299,6 +306,9 @@ fn sets_are_written_as_libnftnl_writes_them() {
             // NFT_SET_TIMEOUT.
             flags |= 0x10;
         }
+        if let Some(size) = set.size {
+            theirs.u32(sys::NFTNL_SET_DESC_SIZE, size);
+        }
         theirs.u32(sys::NFTNL_SET_FLAGS, flags);
         theirs.u32(sys::NFTNL_SET_ID, 17);
         theirs.u32(sys::NFTNL_SET_KEY_TYPE, set.key.datatype());
@@ -329,6 +339,8 @@ fn sets_are_read_as_libnftnl_reads_them() {
             number(sys::NFTNL_SET_FLAGS),
             number(sys::NFTNL_SET_KEY_TYPE),
             number(sys::NFTNL_SET_KEY_LEN),
+            // It says 0 where there is none.
+            Some(number(sys::NFTNL_SET_DESC_SIZE)).filter(|size| *size > 0),
         );
         assert_eq!(number(sys::NFTNL_SET_ID), 17);
         assert_eq!(facts, set_facts(&set));
