@@ -55,7 +55,7 @@ pub struct Enforced<T> {
     pub end: T,
     /// How much may be reached.
     pub counts: Counts,
-    /// What the sentinel says of the rules ([`Ruleset::digest`]).
+    /// What the sentinel says of the rules ([`crate::ruleset::Ruleset::digest`]).
     pub ruleset_sha256: String,
     /// The way to change it.
     pub kernel: Nftables,

@@ -101,7 +101,7 @@ impl Proxy<'_> {
     }
 }
 
-/// What comes here goes the original way of its flow ([`original_to`]): a reset that refuses a query
+/// What comes here goes the original way of its flow ([`super::parts::original_to`]): a reset that refuses a query
 /// is of the same flow, the other way. By the port that the flow was first sent to: Docker's nat
 /// rules turn 127.0.0.11:53 into another port before this chain sees it. That other port is open to
 /// whoever finds it, so nothing goes to the address of Docker's DNS at all.
