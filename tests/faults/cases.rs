@@ -140,7 +140,11 @@ enum Depth {
 impl Depth {
     fn of(scenario: Scenario, full: bool) -> Self {
         match scenario {
-            Scenario::Supervise | Scenario::Watch | Scenario::TakeOver | Scenario::Reload
+            Scenario::Supervise
+            | Scenario::Watch
+            | Scenario::TakeOver
+            | Scenario::Reload
+            | Scenario::Hangup
                 if full =>
             {
                 Self::EachCall
@@ -149,7 +153,9 @@ impl Depth {
             Scenario::Start => Self::Sample(1),
             Scenario::Rerun | Scenario::Apply | Scenario::Root => Self::Sample(3),
             Scenario::Supervise | Scenario::Watch | Scenario::TakeOver => Self::Sample(8),
-            Scenario::Refresh | Scenario::Reload | Scenario::Query => Self::Sample(4),
+            Scenario::Refresh | Scenario::Reload | Scenario::Hangup | Scenario::Query => {
+                Self::Sample(4)
+            }
         }
     }
 }

@@ -1,5 +1,5 @@
-//! One case while a policy is kept: a name is refreshed, the lists are reloaded, or the command
-//! asks for a name, and a call of the supervisor fails in it. At any moment what leaves is what left
+//! One case while a policy is kept: a name is refreshed, the lists or /etc/hosts are read again, or
+//! the command asks for a name, and a call of the supervisor fails in it. At any moment what leaves is what left
 //! before or what is to leave afterwards, and whoever has an answer can connect. A supervisor that
 //! lives goes on with its work; one that does not takes the command with it, and the rules stay.
 
@@ -196,6 +196,11 @@ impl Kept {
         let event = || match scenario {
             Scenario::Refresh => world.outside.change(moved()),
             Scenario::Reload => drop(file(ALLOWLIST, &scenario.lists()[1])),
+            Scenario::Hangup => {
+                let texts = GIT.map(|address| format!("{address} api.example.org\n"));
+                fs::write("/etc/hosts", scenario::HOSTS.to_owned() + &texts.concat()).unwrap();
+                kill(leader, Signal::SIGHUP).expect("it is a child");
+            }
             _ => kept.borrow_mut().client.ask(),
         };
         let settled = || {
@@ -291,11 +296,12 @@ impl Kept {
     /// What is wrong with a supervisor that a fault has hit and not ended.
     fn recovers(&mut self) -> Option<String> {
         let since = Instant::now();
-        if self.scenario == Scenario::Reload && !log().contains(RELOADED) {
+        let reloads = matches!(self.scenario, Scenario::Reload | Scenario::Hangup);
+        if reloads && !log().contains(RELOADED) {
             kill(tracer::pid(&self.supervisor), Signal::SIGHUP).expect("it is a child");
         }
         while since.elapsed() < PATIENCE {
-            let reloaded = self.scenario != Scenario::Reload || log().contains(RELOADED);
+            let reloaded = !reloads || log().contains(RELOADED);
             let done = self.look().gate == Gate::Policy && reloaded;
             if self.scenario == Scenario::Query && (!done || !self.client.is_answered()) {
                 self.client = Client::default();

@@ -42,7 +42,7 @@ struct Arguments {
     #[arg(long)]
     full: bool,
     /// One scenario only: start, re-run, apply, root, supervise, watch, take-over, refresh, reload,
-    /// query.
+    /// hangup, query.
     #[arg(long)]
     scenario: Option<String>,
     /// Cases whose name contains this, such as `capset #3: EPERM`.

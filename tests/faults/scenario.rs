@@ -41,11 +41,13 @@ pub enum Scenario {
     Refresh,
     /// Another list, which adds and revokes.
     Reload,
+    /// Another /etc/hosts, and SIGHUP.
+    Hangup,
     /// The command asks for a name below a wildcard.
     Query,
 }
 
-const ALL: [Scenario; 10] = [
+const ALL: [Scenario; 11] = [
     Scenario::Start,
     Scenario::Rerun,
     Scenario::Apply,
@@ -55,6 +57,7 @@ const ALL: [Scenario; 10] = [
     Scenario::TakeOver,
     Scenario::Refresh,
     Scenario::Reload,
+    Scenario::Hangup,
     Scenario::Query,
 ];
 
@@ -92,6 +95,7 @@ impl Scenario {
             Self::TakeOver => "take-over",
             Self::Refresh => "refresh",
             Self::Reload => "reload",
+            Self::Hangup => "hangup",
             Self::Query => "query",
         }
     }
@@ -103,14 +107,17 @@ impl Scenario {
 
     /// Whether the start is over, and a policy is kept: what [`crate::keeping`] judges.
     pub fn is_kept(self) -> bool {
-        matches!(self, Self::Refresh | Self::Reload | Self::Query)
+        matches!(
+            self,
+            Self::Refresh | Self::Reload | Self::Hangup | Self::Query
+        )
     }
 
     /// What leaves before.
     pub fn before(self) -> Gate {
         match self {
             Self::Start | Self::Apply | Self::Root | Self::Supervise | Self::Watch => Gate::Open,
-            Self::Rerun | Self::Refresh | Self::Reload | Self::Query => Gate::Old,
+            Self::Rerun | Self::Refresh | Self::Reload | Self::Hangup | Self::Query => Gate::Old,
             Self::TakeOver => Gate::Policy,
         }
     }
