@@ -32,6 +32,7 @@ use crate::{
     sys::process::{self, Change, Children},
 };
 use nix::{
+    errno::Errno,
     sys::{
         signal::{SigSet, SigmaskHow},
         signalfd::{SfdFlags, SignalFd},
@@ -294,10 +295,15 @@ impl Supervised {
                 }
                 Children::Changed(..) => {}
                 found => {
-                    if let Phase::Ending(ending) = self.phase
-                        && self.remains.is_empty(found == Children::None)
-                    {
-                        self.finish(ending.status);
+                    match self.phase {
+                        // The kernel has let the command go, and never says how it ended.
+                        Phase::Running if found == Children::None => {
+                            return Err(Errno::ECHILD.into());
+                        }
+                        Phase::Ending(ending) if self.remains.is_empty(found == Children::None) => {
+                            self.finish(ending.status);
+                        }
+                        _ => {}
                     }
                     return Ok(false);
                 }

@@ -39,7 +39,7 @@ const fn found(
     }
 }
 
-const FOUND: [Found; 19] = [
+const FOUND: [Found; 20] = [
     // The kernel had opened DNS already, and the start took it for closed.
     found(
         "a_lost_acknowledgement_does_not_leave_dns_open",
@@ -155,6 +155,14 @@ const FOUND: [Found; 19] = [
         -libc::ENOBUFS,
         Verdict::Kept,
         |calls| position(calls, 0, |call| call.point.call == "recvmmsg"),
+    ),
+    // It waited for the end of a command that it had no more, for ever.
+    found(
+        "a_command_that_is_no_child_any_more_is_not_waited_for",
+        Scenario::Supervise,
+        libc::ECHILD,
+        Verdict::Policy,
+        |calls| position(calls, 0, |call| call.point.call == "waitid"),
     ),
     found(
         "a_listener_that_cannot_be_made_has_a_remedy",
