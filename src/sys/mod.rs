@@ -7,10 +7,11 @@
 #![allow(unsafe_code)]
 
 pub mod allocator;
-// Without optimizations the compiler would call for them what they are themselves.
+// For the program alone (`scripts/build`): a program that links this library has functions of its
+// own. Without optimizations the compiler would call for them what they are themselves.
 #[cfg(all(
     target_arch = "x86_64",
-    any(test, all(target_env = "musl", not(debug_assertions)))
+    any(test, all(own_memory, target_env = "musl", not(debug_assertions)))
 ))]
 pub mod memory;
 pub mod netlink;
