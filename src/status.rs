@@ -168,6 +168,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::keeper::status_socket::parse;
 
     fn status() -> Status {
         Status {
@@ -202,6 +203,14 @@ mod tests {
             ],
             counters: Counters::default(),
         }
+    }
+
+    #[test]
+    fn a_status_is_utf_8_wherever_one_looks() {
+        let json = serde_json::to_vec(&status()).unwrap();
+        let with = |octet: u8| [b"{\"other\":\"", &[octet][..], b"\",", &json[1..]].concat();
+        assert_eq!(parse(&with(b'x')).unwrap(), status());
+        assert!(parse(&with(0xff)).is_err());
     }
 
     #[test]
