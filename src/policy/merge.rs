@@ -41,14 +41,23 @@ pub(super) fn elements_of(network: IpNet, services: &Services) -> impl Iterator<
 
 /// The order of networks, as numbers.
 fn order((network, _): &(IpNet, Services)) -> (u8, u128, u8) {
-    let address = match network.addr() {
-        IpAddr::V4(v4) => v4.to_bits().into(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    };
-    (network.max_prefix_len(), address, network.prefix_len())
+    (
+        network.max_prefix_len(),
+        bits(network.addr()),
+        network.prefix_len(),
+    )
 }
 
-fn is_host(network: &IpNet) -> bool {
+/// An address as a number, which says nothing of its family.
+pub(super) fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits().into(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// Whether a network is a single address.
+pub(super) fn is_host(network: &IpNet) -> bool {
     network.prefix_len() == network.max_prefix_len()
 }
 

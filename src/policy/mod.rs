@@ -24,7 +24,7 @@ pub use merge::disjoint;
 use crate::allowlist::{Allowlist, Entry, Name, Services, Target};
 use crate::service::Service;
 use ipnet::IpNet;
-use merge::united;
+use merge::{bits, is_host, united};
 use refused::Refused;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,18 +46,14 @@ impl Element {
     /// Whether it is of a single address.
     #[must_use]
     pub fn is_host(&self) -> bool {
-        self.network.prefix_len() == self.network.max_prefix_len()
+        is_host(&self.network)
     }
 }
 
 /// In two words instead of one for each part: a policy is hashed at each start.
 impl Hash for Element {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let address = match self.network.addr() {
-            IpAddr::V4(v4) => v4.to_bits().into(),
-            IpAddr::V6(v6) => v6.to_bits(),
-        };
-        state.write_u128(address);
+        state.write_u128(bits(self.network.addr()));
         let [a, b] = self.service.ports.first().to_be_bytes();
         let [c, d] = self.service.ports.last().to_be_bytes();
         let protocol = self.service.protocol.number();
