@@ -49,12 +49,18 @@ remove_labelled() {
     done
 } >/dev/null 2>&1
 
+# As ever, and the last line of it is in the list of what was wrong.
+die() {
+    printf '%s\n' "$*" | tee "$work/died" >&2
+    exit 1
+}
+
 rows=0 wrong=0
 finish() {
     local status=$?
     trap - EXIT
     if ((status != 0 && wrong == 0)); then
-        result 'runs to its end' WRONG
+        result "runs to its end: $(tail --lines 1 "$work/died" 2>/dev/null)" WRONG
         wrong=1
     fi
     remove_labelled "$id" || true
@@ -155,23 +161,37 @@ make_image() {
 
 # make_network NAME [OPTIONS...]: with IPv4 and IPv6, in addresses that this machine does not use yet.
 # Sets $prefix4 (10.213.N) and $prefix6 (fd5e:e6e5:N:). With $public set they are no private ones, which
-# names below wildcards never have: those of documentation.
+# names below wildcards never have: those of documentation (RFC 5737), and of 6to4 relays, which are no
+# more (RFC 7526). There are few of them, so that a scenario may have to wait for another's.
 make_network() {
-    local name=$1 prefix prefixes
+    local name=$1 prefix prefixes spoken_to _
     shift
-    mapfile -t prefixes < <(if [[ ${public:-} ]]; then
-        shuf --echo 203.0.113/2001:db8:113: 198.51.100/2001:db8:100:
+    if [[ ${public:-} ]]; then
+        mapfile -t prefixes < <(shuf --echo 203.0.113/2001:db8:113: 198.51.100/2001:db8:100: 192.88.99/2001:db8:99:)
     else
-        shuf --input-range 1-254 | sed 's,.*,10.213.&/fd5e:e6e5:&:,'
-    fi)
-    for prefix in "${prefixes[@]}"; do
-        prefix4=${prefix%/*} prefix6=${prefix#*/}
-        ! docker network create "${labels[@]}" --ipv6 --subnet "$prefix4.0/24" \
-            --gateway "$prefix4.1" --subnet "$prefix6:/64" --gateway "$prefix6:1" \
-            "$@" "$name" >/dev/null 2>"$work/network.log" || return 0
+        mapfile -t prefixes < <(shuf --input-range 1-254 | sed 's,.*,10.213.&/fd5e:e6e5:&:,')
+    fi
+    spoken_to=$(addresses_spoken_to)
+    : >"$work/network.log"
+    for _ in $(seq 120); do
+        for prefix in "${prefixes[@]}"; do
+            prefix4=${prefix%/*} prefix6=${prefix#*/}
+            grep --quiet --fixed-strings --regexp " $prefix4." --regexp " $prefix6:" <<<"$spoken_to" ||
+                ! docker network create "${labels[@]}" --ipv6 --subnet "$prefix4.0/24" \
+                    --gateway "$prefix4.1" --subnet "$prefix6:/64" --gateway "$prefix6:1" \
+                    "$@" "$name" >/dev/null 2>"$work/network.log" || return 0
+        done
+        [[ ${public:-} ]] || break
+        sleep 1
     done
     die "the engine made no network: $(cat "$work/network.log")"
 }
+# Whom other scenarios may ask meanwhile; a network in front of them would cut them off.
+addresses_spoken_to() {
+    sed -n 's/^nameserver / /p' /etc/resolv.conf
+    getent ahosts "$(cut -d / -f 3 <<<"$debian_mirror")" | sed 's/^/ /' || true # without a network
+}
+debian_mirror=http://deb.debian.org/debian
 
 # server NAME NETWORK-OPTIONS... -- WORDS...: a container $id-NAME of the probe, serving.
 server() {

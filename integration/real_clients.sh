@@ -1,5 +1,5 @@
-# Sourced after lib.sh by the scenarios with real clients: a Debian 12 with curl, git, pip, Python, Node,
-# ssh and dig, made once, as the image $run_image, and servers for them.
+# Sourced after lib.sh by the scenarios with real clients: a Debian with curl, git, pip, Python, Node, ssh
+# and dig, made once, as the image $run_image, and servers for them.
 #
 #   real_clients LIST...     makes the image, whose list has these entries; sets $mounts, options of every
 #                            container of it
@@ -9,16 +9,13 @@
 #
 # In such a container /clients/attempt HOST... tries every one of $clients: integration/clients.
 
+source integration/debian.sh
+
 clients=(curl curl-tls git-http git-https git-daemon pip python-urllib python-requests node-fetch ssh)
 
 real_clients() {
-    local root=$CARGO_TARGET_DIR/integration/clients lock
-    mkdir -p "$CARGO_TARGET_DIR/integration"
-    # Scenarios run side by side: whoever comes second waits.
-    exec {lock}>"$root.lock"
-    flock "$lock"
-    make_clients_root "$root"
-    exec {lock}>&-
+    local root=$debian/clients
+    debian_root clients
 
     # /usr is mounted and not copied into the image: the image is there in a moment.
     mkdir "$work/clients" "$work/data"
@@ -44,19 +41,6 @@ DOCKERFILE
     run_on none "${mounts[@]}" --volume "$work/data:/data" --entrypoint /clients/prepare -- /data
     [[ $code == 0 ]] || die "$output"
     mounts+=(--volume "$work/data:/data:ro")
-}
-
-make_clients_root() {
-    local root=$1
-    local packages=ca-certificates,curl,git,python3,python3-requests,python3-pip,openssh-client,openssh-server,nodejs,bind9-dnsutils
-    [[ -f $root/complete && $(cat "$root/complete") == "$packages" ]] && return
-    command -v debootstrap >/dev/null || die 'the clients come from debootstrap; type: sudo apt-get install debootstrap'
-    as_root rm -rf "$root"
-    as_root debootstrap --variant=minbase --include="$packages" bookworm "$root" \
-        "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$work/debootstrap.log" 2>&1 ||
-        die "debootstrap failed: $(tail -n 3 "$work/debootstrap.log")"
-    as_root rm -rf "$root/var/cache/apt" "$root/var/lib/apt"
-    printf '%s\n' "$packages" | as_root tee "$root/complete" >/dev/null
 }
 
 web() {

@@ -33,6 +33,6 @@ scenario 'real clients, by address'
 run "${mounts[@]}" --cap-add NET_ADMIN --add-host "other.example.org:$other4" -- --user nobody -- /clients/attempt other.example.org
 for client in "${clients[@]}"; do
     row "$client fails at another address at once" \
-        says "^$client other.example.org failed $(at_once "$client") ms: .*([Rr]efused|Couldn't connect|ECONNREFUSED|No matching distribution)"
+        says "^$client other.example.org failed $(at_once "$client") ms: .*([Rr]efused|[Cc]ould(n't| not) connect|ECONNREFUSED|No matching distribution)"
 done
 row 'the other server has seen nobody' test "$before" -eq "$(arrived_at other)"

@@ -2,7 +2,7 @@
 # docker/node.Dockerfile on a Debian made on the spot, with a small CLI of Node in it, and
 # docker/run_in_container, which runs it on a directory.
 source "$(dirname "$0")/../lib.sh"
-source integration/bases.sh
+source integration/debian.sh
 
 world
 cli=$id-cli

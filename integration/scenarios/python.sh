@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # docker/python.Dockerfile on a Debian made on the spot, with a small service of Python in it.
 source "$(dirname "$0")/../lib.sh"
-source integration/bases.sh
+source integration/debian.sh
 
 world
 service=$id-service
