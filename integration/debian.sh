@@ -1,5 +1,5 @@
-# Sourced after lib.sh: Debian 13 made here of Debian's packages, because no registry is asked. Each is
-# fetched once, into target/debian.
+# Sourced after lib.sh: a Debian for what is under docker/, and for the real clients. The packages are fetched
+# once, into target/debian.
 #
 #   debian_archive KIND      KIND is a word of $packages below; the file system is $debian/KIND.tar
 #   debian_root KIND         the same as a directory, $debian/KIND
@@ -14,48 +14,21 @@ declare -A packages=(
     [clients]=ca-certificates,curl,git,python3,python3-requests,python3-pip,openssh-client,openssh-server,nodejs,bind9-dnsutils
 )
 
-# alone KIND COMMAND...: scenarios run side by side, so that whoever comes second waits.
-alone() {
-    local lock
-    mkdir -p "$debian"
-    exec {lock}>"$debian/$1.lock"
-    flock "$lock"
-    "${@:2}"
-    exec {lock}>&-
-}
+debian_archive() { make_debian "$debian/$1.tar" trixie "${packages[$1]}"; }
 
-debian_archive() { alone "$1" make_archive "$1"; }
-make_archive() {
-    local archive=$debian/$1.tar include=${packages[$1]} mirror try
-    [[ -f $archive && $(cat "$archive.packages") == "$include" ]] && return
-    # shellcheck disable=SC2016 # the placeholder is apt's
-    mirror=$(apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' |
-        awk '$1 ~ /^(bookworm|trixie)$/ && $2 == "main" { print $3; exit }')
-    step "making a Debian 13 with $include"
-    # A mirror may be away for a moment.
-    for try in 1 2 3; do
-        mmdebstrap --quiet --format=tar --variant=minbase --include="$include" \
-            --aptopt='Acquire::Retries "3"' --dpkgopt='path-exclude=/usr/share/doc/*' \
-            --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-            trixie "$archive.new" "${mirror:-$debian_mirror}" >"$work/mmdebstrap.log" 2>&1 && break
-        ((try < 3)) || die "$(cat "$work/mmdebstrap.log")"
-        sleep 10
-    done
-    printf '%s\n' "$include" >"$archive.packages"
-    mv "$archive.new" "$archive"
-}
-
+# Scenarios run side by side, so that whoever comes second waits.
 debian_root() {
+    local root=$debian/$1 lock
     debian_archive "$1"
-    alone "$1" make_root "$1"
-}
-make_root() {
-    local root=$debian/$1
-    [[ -f $root/complete && $root/complete -nt $root.tar ]] && return
-    as_root rm -rf "$root"
-    as_root mkdir "$root"
-    as_root tar --extract --directory "$root" --file "$root.tar" --exclude='./dev/*'
-    as_root touch "$root/complete"
+    exec {lock}>"$root.lock"
+    flock "$lock"
+    if [[ ! -f $root/complete || $root/complete -ot $root.tar ]]; then
+        as_root rm -rf "$root"
+        as_root mkdir "$root"
+        as_root tar --extract --directory "$root" --file "$root.tar" --exclude='./dev/*'
+        as_root touch "$root/complete"
+    fi
+    exec {lock}>&-
 }
 
 import() { # import TAG [CHANGES...] <ARCHIVE

@@ -17,6 +17,7 @@
 # probe/stand_in.rs), to see the scenarios fail; INTEGRATION_TARGET, where things are built.
 
 source "$(dirname "${BASH_SOURCE[0]}")/../scripts/lib.sh"
+source scripts/debian.sh
 
 INTEGRATION_PREFIX=${INTEGRATION_PREFIX:-egress-init-test}
 INTEGRATION_WITHOUT=${INTEGRATION_WITHOUT:-}
@@ -191,7 +192,6 @@ addresses_spoken_to() {
     sed -n 's/^nameserver / /p' /etc/resolv.conf
     getent ahosts "$(cut -d / -f 3 <<<"$debian_mirror")" | sed 's/^/ /' || true # without a network
 }
-debian_mirror=http://deb.debian.org/debian
 
 # server NAME NETWORK-OPTIONS... -- WORDS...: a container $id-NAME of the probe, serving.
 server() {
