@@ -1,10 +1,10 @@
 # `make` alone lists the targets. Each recipe is one script under scripts/, which can be read and run by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test soak demo escape bench faults model fuzz lint format image clean
+.PHONY: help setup build test soak demo escape bench faults model fuzz aarch64 lint format image clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install the Debian packages that are missing, or say which
 	@scripts/setup
@@ -35,6 +35,9 @@ model: ## the lifecycle as a state machine, every state of it: docs/model.md
 
 fuzz: ## libFuzzer on everything that reads text or octets from outside: docs/fuzzing.md
 	@scripts/fuzz
+
+aarch64: ## every test on aarch64, in an emulated machine: half an hour
+	@scripts/aarch64
 
 lint: ## rustfmt, and clippy with warnings as errors
 	@scripts/lint

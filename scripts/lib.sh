@@ -36,25 +36,24 @@ host_triple() {
         *) die "egress-init is built on x86_64 and aarch64 Linux with glibc; this toolchain is for $triple" ;;
     esac
 }
+machine() { host_triple | cut -d - -f 1; }
 
-# That of the static binary. On x86_64 with musl, because the beginning of a static glibc asks the
-# processor about itself there some forty times, and each time a virtual machine is left: half a
-# millisecond. On aarch64 it does not, and Rust makes no static-pie with musl. A toolchain that does
-# not have the target builds for glibc.
+# static_triple [ARCHITECTURE]: that of the static binary. With musl, because the beginning of a static glibc
+# takes longer: on x86_64 it asks the processor about itself some forty times, and each time a virtual machine
+# is left. A toolchain that does not have the target builds for glibc.
 static_triple() {
-    local triple
-    triple=$(host_triple)
-    if [[ $triple == x86_64-* ]] && has_target "$musl"; then
-        triple=$musl
+    local architecture=${1:-$(machine)}
+    if has_target "$architecture-unknown-linux-musl"; then
+        printf '%s\n' "$architecture-unknown-linux-musl"
+    else
+        printf '%s\n' "$architecture-unknown-linux-gnu"
     fi
-    printf '%s\n' "$triple"
 }
 
-musl=x86_64-unknown-linux-musl
 has_target() { [[ -d $(rustc --print target-libdir --target "$1") ]]; }
 
 static_binary() {
-    printf '%s\n' "$CARGO_TARGET_DIR/$(static_triple)/release/egress-init"
+    printf '%s\n' "$CARGO_TARGET_DIR/$(static_triple "$@")/release/egress-init"
 }
 
 engine_answers() {

@@ -272,10 +272,11 @@ fn names_of_escapes(report: &Report) -> Vec<String> {
 
 /// Runs a case in namespaces of its own and takes its report.
 fn run_case(name: &str, options: Options) -> Report {
+    let limit = env::var(harness::LIMIT_VARIABLE).unwrap_or_else(|_| "600".to_owned());
     let mut child = harness::namespaces()
         .arg(env::current_exe().unwrap())
         .args(["__case", name])
-        .env(harness::LIMIT_VARIABLE, "600")
+        .env(harness::LIMIT_VARIABLE, limit)
         .env(OPTIONS, serde_json::to_string(&options).unwrap())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

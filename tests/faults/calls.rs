@@ -22,24 +22,21 @@ macro_rules! known {
 /// the next: ENOENT is left out, and ENOSYS lasts. EPERM and ENOSYS are what seccomp profiles return for a call that they deny: Docker's own, and
 /// those of others.
 #[rustfmt::skip]
-const KNOWN: &[Known] = known! {
+const EVERYWHERE: &[Known] = known! {
     accept4: SYS_accept4 [EMFILE ENFILE ENOMEM ENOBUFS ECONNABORTED EINTR EPERM];
-    access: SYS_access [EACCES];
-    arch_prctl: SYS_arch_prctl [EPERM];
     bind: SYS_bind [EADDRINUSE EACCES ENOMEM ENOBUFS EPERM];
     brk: SYS_brk [ENOMEM];
     capget: SYS_capget [EPERM EINVAL ENOSYS];
     capset: SYS_capset [EPERM EINVAL ENOSYS];
-    chmod: SYS_chmod [EPERM EROFS EIO EACCES];
+    // Where the vDSO does not know the time.
+    clock_gettime: SYS_clock_gettime [];
     clone3: SYS_clone3 [EAGAIN ENOMEM EPERM];
     clone: SYS_clone [EAGAIN ENOMEM EPERM];
     close: SYS_close [EINTR EIO];
     close_range: SYS_close_range [ENOSYS EPERM EINVAL ENOMEM];
     connect: SYS_connect [ECONNREFUSED EAGAIN ENETUNREACH EACCES EPERM EINTR ENOBUFS];
-    dup2: SYS_dup2 [EMFILE EINTR];
     epoll_create1: SYS_epoll_create1 [EMFILE ENFILE ENOMEM ENOSYS];
     epoll_ctl: SYS_epoll_ctl [ENOMEM ENOSPC EPERM];
-    epoll_wait: SYS_epoll_wait [EINTR];
     epoll_pwait: SYS_epoll_pwait [EINTR];
     eventfd2: SYS_eventfd2 [EMFILE ENFILE ENOMEM ENODEV];
     execve: SYS_execve [EACCES ENOENT ENOEXEC EPERM E2BIG ENOMEM EAGAIN EIO ETXTBSY];
@@ -47,7 +44,6 @@ const KNOWN: &[Known] = known! {
     fchown: SYS_fchown [EPERM EROFS EIO];
     fcntl: SYS_fcntl [EPERM EAGAIN];
     flock: SYS_flock [EWOULDBLOCK EINTR ENOLCK];
-    fork: SYS_fork [EAGAIN ENOMEM EPERM];
     fstat: SYS_fstat [EIO ENOMEM EACCES];
     ftruncate: SYS_ftruncate [EIO EROFS EPERM ENOSPC];
     futex: SYS_futex [EINTR EAGAIN];
@@ -69,27 +65,21 @@ const KNOWN: &[Known] = known! {
     ioctl: SYS_ioctl [ENOTTY EPERM];
     listen: SYS_listen [EADDRINUSE EOPNOTSUPP];
     lseek: SYS_lseek [ESPIPE];
-    lstat: SYS_lstat [EACCES EIO ENOMEM];
     madvise: SYS_madvise [ENOMEM EINVAL];
-    mkdir: SYS_mkdir [EACCES ENOSPC EROFS EDQUOT EEXIST];
     mmap: SYS_mmap [ENOMEM EAGAIN];
     mprotect: SYS_mprotect [ENOMEM EACCES];
     mremap: SYS_mremap [ENOMEM];
     munmap: SYS_munmap [ENOMEM];
     newfstatat: SYS_newfstatat [EIO ENOMEM EACCES];
-    open: SYS_open [EACCES EMFILE ENFILE ENOMEM EROFS ENOSPC EIO EINTR EPERM];
     openat: SYS_openat [EACCES EMFILE ENFILE ENOMEM EROFS ENOSPC EIO EINTR EPERM];
-    poll: SYS_poll [EINTR ENOMEM];
     prctl: SYS_prctl [EPERM EINVAL EACCES];
     pread64: SYS_pread64 [EIO EINTR] (short);
     prlimit64: SYS_prlimit64 [EPERM];
     pwrite64: SYS_pwrite64 [ENOSPC EIO EINTR EDQUOT EFBIG] (short);
     read: SYS_read [EIO EINTR EAGAIN ENOMEM] (short);
-    readlink: SYS_readlink [EIO EACCES];
     recvfrom: SYS_recvfrom [EAGAIN EINTR ENOMEM ENOBUFS ECONNREFUSED];
     recvmmsg: SYS_recvmmsg [EINTR ENOMEM ENOBUFS];
     recvmsg: SYS_recvmsg [EAGAIN EINTR ENOMEM ENOBUFS ECONNREFUSED];
-    rename: SYS_rename [ENOSPC EROFS EIO EACCES EPERM EDQUOT];
     rseq: SYS_rseq [EINVAL ENOSYS];
     rt_sigaction: SYS_rt_sigaction [EINVAL EPERM];
     rt_sigpending: SYS_rt_sigpending [EINVAL];
@@ -110,11 +100,9 @@ const KNOWN: &[Known] = known! {
     signalfd4: SYS_signalfd4 [EMFILE ENFILE ENOMEM ENODEV];
     socket: SYS_socket [EMFILE ENFILE ENOMEM ENOBUFS EACCES EPERM EAFNOSUPPORT EPROTONOSUPPORT];
     socketpair: SYS_socketpair [EMFILE ENFILE ENOMEM];
-    stat: SYS_stat [EACCES EIO ENOMEM];
     statx: SYS_statx [EACCES EIO ENOMEM ENOSYS];
     umask: SYS_umask [];
     uname: SYS_uname [];
-    unlink: SYS_unlink [EACCES EBUSY EIO EPERM EROFS ENOENT];
     waitid: SYS_waitid [ECHILD EINTR];
     write: SYS_write [EAGAIN EINTR EIO ENOSPC EPIPE EDQUOT] (short);
     // They return nothing, or they never return.
@@ -123,11 +111,50 @@ const KNOWN: &[Known] = known! {
     rt_sigreturn: SYS_rt_sigreturn [];
 };
 
+/// Those that younger architectures do without.
+#[rustfmt::skip]
+#[cfg(target_arch = "x86_64")]
+const HERE: &[Known] = known! {
+    access: SYS_access [EACCES];
+    arch_prctl: SYS_arch_prctl [EPERM];
+    chmod: SYS_chmod [EPERM EROFS EIO EACCES];
+    dup2: SYS_dup2 [EMFILE EINTR];
+    epoll_wait: SYS_epoll_wait [EINTR];
+    fork: SYS_fork [EAGAIN ENOMEM EPERM];
+    lstat: SYS_lstat [EACCES EIO ENOMEM];
+    mkdir: SYS_mkdir [EACCES ENOSPC EROFS EDQUOT EEXIST];
+    open: SYS_open [EACCES EMFILE ENFILE ENOMEM EROFS ENOSPC EIO EINTR EPERM];
+    poll: SYS_poll [EINTR ENOMEM];
+    readlink: SYS_readlink [EIO EACCES];
+    rename: SYS_rename [ENOSPC EROFS EIO EACCES EPERM EDQUOT];
+    stat: SYS_stat [EACCES EIO ENOMEM];
+    unlink: SYS_unlink [EACCES EBUSY EIO EPERM EROFS ENOENT];
+};
+
+/// What takes their place: the same names, so that a call is called the same everywhere.
+#[rustfmt::skip]
+#[cfg(target_arch = "aarch64")]
+const HERE: &[Known] = known! {
+    access: SYS_faccessat [EACCES];
+    chmod: SYS_fchmodat [EPERM EROFS EIO EACCES];
+    dup2: SYS_dup3 [EMFILE EINTR];
+    mkdir: SYS_mkdirat [EACCES ENOSPC EROFS EDQUOT EEXIST];
+    poll: SYS_ppoll [EINTR ENOMEM];
+    readlink: SYS_readlinkat [EIO EACCES];
+    rename: SYS_renameat [ENOSPC EROFS EIO EACCES EPERM EDQUOT];
+    unlink: SYS_unlinkat [EACCES EBUSY EIO EPERM EROFS ENOENT];
+};
+
+/// Which argument is a path: where directories can be named, the one after.
+const PATH: usize = if cfg!(target_arch = "x86_64") { 0 } else { 1 };
+
+fn known() -> impl Iterator<Item = &'static Known> {
+    EVERYWHERE.iter().chain(HERE)
+}
+
 /// The name of a system call; a number where this file does not have it.
 pub fn name(number: u64) -> String {
-    let known = KNOWN
-        .iter()
-        .find(|known| u64::try_from(known.1) == Ok(number));
+    let known = known().find(|known| u64::try_from(known.1) == Ok(number));
     known.map_or_else(|| format!("number {number}"), |known| known.0.to_owned())
 }
 
@@ -141,7 +168,7 @@ pub fn faults_of_events(name: &str, length: u64) -> Option<Vec<Fault>> {
 
 /// What can happen to a call; nothing is known of a system call that is not in this file.
 pub fn faults(name: &str, length: u64) -> Option<Vec<Fault>> {
-    let known = KNOWN.iter().find(|known| known.0 == name)?;
+    let known = known().find(|known| known.0 == name)?;
     let passing = known.2.iter().filter(|errno| **errno != ENOSYS);
     let mut faults: Vec<_> = passing.map(|errno| Fault::Error(*errno)).collect();
     if known.3 && length > 1 {
@@ -156,7 +183,7 @@ pub fn lasting(name: &str) -> Vec<Fault> {
     const LASTING: [i32; 9] = [
         EPERM, ENOMEM, ENOBUFS, EMFILE, ENOSYS, EROFS, ENOSPC, EIO, EACCES,
     ];
-    let known = KNOWN.iter().find(|known| known.0 == name);
+    let known = known().find(|known| known.0 == name);
     // No error of close(2) is every file's.
     let known = known.filter(|_| name != "close");
     let errors = known.map_or(&[][..], |known| known.2).iter();
@@ -176,13 +203,15 @@ pub fn subject(name: &str, arguments: &[u64; 6], process: &Process) -> Option<St
         Some(String::from_utf8_lossy(&octets[..end]).into_owned())
     };
     match name {
-        "access" | "chmod" | "execve" | "lstat" | "mkdir" | "open" | "readlink" | "stat"
-        | "unlink" => path(arguments[0]),
+        "execve" => path(arguments[0]),
+        "access" | "chmod" | "lstat" | "mkdir" | "open" | "readlink" | "stat" | "unlink" => {
+            path(arguments[PATH])
+        }
         "newfstatat" | "openat" | "statx" => path(arguments[1]),
         "rename" => Some(format!(
             "{} -> {}",
-            path(arguments[0])?,
-            path(arguments[1])?
+            path(arguments[PATH])?,
+            path(arguments[2 * PATH + 1])?
         )),
         "connect" => is_port_53(&memory(arguments[1], 4)).then(|| "a nameserver".to_owned()),
         "close" | "read" | "write" => process.descriptor(arguments[0]),

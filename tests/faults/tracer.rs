@@ -515,27 +515,78 @@ impl Process {
 
 /// What of it differs between architectures.
 mod registers {
-    use nix::{sys::ptrace, unistd::Pid};
+    #[cfg(target_arch = "aarch64")]
+    pub use aarch64::skip_call;
+    use nix::{libc::user_regs_struct, sys::ptrace, unistd::Pid};
 
     /// The call is none: the kernel returns from it without doing anything.
+    #[cfg(target_arch = "x86_64")]
     pub fn skip_call(thread: Pid) {
         change(thread, |registers| registers.orig_rax = u64::MAX);
     }
 
     pub fn set_result(thread: Pid, value: i64) {
-        change(thread, |registers| registers.rax = value.cast_unsigned());
+        change(thread, |registers| {
+            *result(registers) = value.cast_unsigned();
+        });
     }
 
     /// The third argument.
     pub fn set_length(thread: Pid, length: u64) {
-        change(thread, |registers| registers.rdx = length);
+        change(thread, |registers| *third(registers) = length);
     }
 
-    fn change(thread: Pid, change: impl FnOnce(&mut nix::libc::user_regs_struct)) {
+    fn change(thread: Pid, change: impl FnOnce(&mut user_regs_struct)) {
         // The watchdog may have killed it meanwhile.
         if let Ok(mut registers) = ptrace::getregs(thread) {
             change(&mut registers);
             let _ = ptrace::setregs(thread, registers);
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn result(registers: &mut user_regs_struct) -> &mut u64 {
+        &mut registers.rax
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn third(registers: &mut user_regs_struct) -> &mut u64 {
+        &mut registers.rdx
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn result(registers: &mut user_regs_struct) -> &mut u64 {
+        &mut registers.regs[0]
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn third(registers: &mut user_regs_struct) -> &mut u64 {
+        &mut registers.regs[2]
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    mod aarch64 {
+        use nix::{libc, unistd::Pid};
+
+        /// The number of the call is in a set of registers of its own: `NT_ARM_SYSTEM_CALL` of
+        /// include/uapi/linux/elf.h.
+        #[allow(unsafe_code)]
+        pub fn skip_call(thread: Pid) {
+            const NT_ARM_SYSTEM_CALL: usize = 0x404;
+            let mut none = -1_i32;
+            let set = libc::iovec {
+                iov_base: (&raw mut none).cast(),
+                iov_len: size_of_val(&none),
+            };
+            // SAFETY: the kernel reads as many octets as the vector says, which are there.
+            unsafe {
+                libc::ptrace(
+                    libc::PTRACE_SETREGSET,
+                    thread.as_raw(),
+                    NT_ARM_SYSTEM_CALL,
+                    &raw const set,
+                )
+            };
         }
     }
 }

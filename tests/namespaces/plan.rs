@@ -51,6 +51,8 @@ pub fn sorted(listing: &str) -> Vec<String> {
     let mut blocks: Vec<_> = blocks
         .iter()
         .map(|block| sorted_elements(&block.join(" ")))
+        // nft calls it by a name since 1.1.
+        .map(|block| block.replace("priority dstnat - 10;", "priority -110;"))
         .collect();
     blocks.sort();
     blocks

