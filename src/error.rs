@@ -73,12 +73,13 @@ pub struct UnresolvedNames {
 
 impl fmt::Display for UnresolvedNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (name, reason)) in self.names.iter().enumerate() {
+        for (index, (reason, names)) in self.by_reason().iter().enumerate() {
             let newline = if index == 0 { "" } else { "\n" };
-            write!(f, "{newline}no address for {name}: {reason}")?;
-            if let Some(remedy) = reason.remedy().filter(|_| self.connected) {
-                write!(f, "; {remedy}")?;
+            write!(f, "{newline}no address for {}", names[0])?;
+            for name in &names[1..] {
+                write!(f, ", {name}")?;
             }
+            write!(f, ": {reason}")?;
         }
         Ok(())
     }
@@ -87,6 +88,22 @@ impl fmt::Display for UnresolvedNames {
 impl std::error::Error for UnresolvedNames {}
 
 impl UnresolvedNames {
+    /// What is to be said, and of which names: one reason is often that of all of them.
+    fn by_reason(&self) -> Vec<(String, Vec<&Name>)> {
+        let mut reasons: Vec<(String, Vec<&Name>)> = Vec::new();
+        for (name, reason) in &self.names {
+            let mut text = reason.to_string();
+            if let Some(remedy) = reason.remedy().filter(|_| self.connected) {
+                text = format!("{text}; {remedy}");
+            }
+            match reasons.iter_mut().find(|(known, _)| *known == text) {
+                Some((_, names)) => names.push(name),
+                None => reasons.push((text, vec![name])),
+            }
+        }
+        reasons
+    }
+
     /// What the user can do about all of them.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {

@@ -34,6 +34,7 @@ cases!(names:
     answers_bring_in_no_forbidden_address,
     a_name_of_forbidden_addresses_is_unresolved,
     an_unresolved_name_ends_the_start,
+        names_of_one_reason_share_a_line,
     an_unresolved_name_can_be_skipped,
     time_is_up_for_the_whole_list,
 );
@@ -359,6 +360,34 @@ fn an_unresolved_name_ends_the_start() {
         );
     }
     world.is_locked();
+}
+
+fn names_of_one_reason_share_a_line() {
+    let world = World::with_zone(zone().on("refused.example.org", Behaviour::Refused));
+    let mut options = vec!["--resolve-timeout", "2s"];
+    for name in [
+        "gone.example.org",
+        "refused.example.org",
+        "lost.example.org",
+    ] {
+        options.extend(["--allow", name]);
+    }
+    let ran = world.fails(&options, &[]);
+    let lines: Vec<_> = ran
+        .stderr()
+        .lines()
+        .filter(|line| line.contains("no address for"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(lines.len(), 2, "{ran}");
+    assert!(
+        lines[0].contains("no address for gone.example.org, lost.example.org: NXDOMAIN from "),
+        "{ran}"
+    );
+    assert!(
+        lines[1].contains("no address for refused.example.org: "),
+        "{ran}"
+    );
 }
 
 fn an_unresolved_name_can_be_skipped() {
