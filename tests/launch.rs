@@ -860,12 +860,8 @@ fn the_canary_tells_live_rules_from_dead_ones() {
     for (script, expected) in cases {
         let (answer, took) = asked(&script.concat());
         assert_eq!(answer, expected, "{script:?}");
-        let limit = if answer.starts_with("Ok") {
-            Duration::from_millis(200)
-        } else {
-            Duration::from_millis(400)
-        };
-        assert!(took < limit, "{answer} took {took:?}");
+        // By its own deadline, not by TCP's, which is two minutes.
+        assert!(took < Duration::from_secs(3), "{answer} took {took:?}");
     }
     let (answer, _) = asked(&[link, ipv4, route4, "nft add table inet t; nft add chain inet t o '{ type filter hook output priority 0; }'; nft add rule inet t o tcp dport 1 reject with tcp reset"].concat());
     assert!(answer.contains("OtherAnswer"), "{answer}");
